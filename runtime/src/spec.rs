@@ -1,0 +1,171 @@
+//! config.json as the OCI runtime specification (1.3) describes it: types, parsing and the checks that need no host.
+//!
+//! A property the specification does not know is ignored, as it demands; one it knows and we do not implement is refused
+//! by its JSON pointer (see [`check`]). Absent lists are empty lists; absent scalars are `None`.
+
+pub mod check;
+pub mod linux;
+pub mod process;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use linux::*;
+pub use process::*;
+
+use crate::error::{Error, Result};
+
+/// `null` and absence mean the same in Go's encoding, so every list accepts both.
+pub(crate) fn nullable<'de, D, T>(d: D) -> std::result::Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+/// The whole of config.json.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Spec {
+    /// Version of the specification the bundle was made for.
+    pub oci_version: String,
+    /// The container's root file system.
+    pub root: Option<Root>,
+    /// Mounts in the order in which they are made.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// The first process; may be absent at create, must be there at start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// Host name, needs a uts namespace.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+    /// NIS domain name, needs a uts namespace.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub domainname: String,
+    /// Programs run at fixed points of the life cycle.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
+    /// Free words; some are ours (`org.systemd.property.*`), unknown ones are kept.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// All that is particular to Linux.
+    #[serde(deserialize_with = "nullable")]
+    pub linux: Linux,
+}
+
+/// `/root`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Root {
+    /// Absolute, or relative to the bundle.
+    pub path: String,
+    /// Mount it read-only.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
+    pub readonly: bool,
+}
+
+/// One entry of `/mounts`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Mount {
+    /// Where, inside the container.
+    pub destination: String,
+    /// File system type; a dummy for bind mounts.
+    #[serde(rename = "type", deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    /// What; relative bind sources are relative to the bundle.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// fstab-like words.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    /// Id mapping of an idmapped mount.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// Id mapping of an idmapped mount.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
+}
+
+/// `/hooks`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hooks {
+    /// Deprecated twin of createRuntime, run before it.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub prestart: Vec<Hook>,
+    /// In the runtime's namespaces, before pivot_root.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub create_runtime: Vec<Hook>,
+    /// In the container's namespaces, before pivot_root.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub create_container: Vec<Hook>,
+    /// In the container's namespaces, after start was called, before the process.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub start_container: Vec<Hook>,
+    /// In the runtime's namespaces, after the process was started.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub poststart: Vec<Hook>,
+    /// In the runtime's namespaces, after delete.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub poststop: Vec<Hook>,
+}
+
+impl Hooks {
+    /// True when no hook is configured.
+    pub fn is_empty(&self) -> bool {
+        [&self.prestart, &self.create_runtime, &self.create_container, &self.start_container, &self.poststart, &self.poststop]
+            .iter()
+            .all(|h| h.is_empty())
+    }
+}
+
+/// One hook.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hook {
+    /// Absolute path of the program.
+    pub path: String,
+    /// argv, including argv[0].
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Its whole environment; `None` differs from an empty one only for startContainer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env: Option<Vec<String>>,
+    /// Seconds after which it is killed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<i64>,
+}
+
+impl Spec {
+    /// Parses and checks the text of a config.json.
+    ///
+    /// Errors name the JSON pointer of the first offending value.
+    pub fn parse(json: &[u8]) -> Result<Self> {
+        let spec: Self = from_json(json)?;
+        check::spec(&spec)?;
+        Ok(spec)
+    }
+
+    /// Reads `config.json` of a bundle.
+    pub fn load(bundle: &Path) -> Result<Self> {
+        let path = bundle.join("config.json");
+        let json = std::fs::read(&path).map_err(|e| Error::io("open", path.display().to_string(), &e))?;
+        Self::parse(&json)
+    }
+}
+
+/// Decodes any JSON of the specification; a wrong type is reported by its JSON pointer.
+pub fn from_json<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T> {
+    let mut d = serde_json::Deserializer::from_slice(json);
+    let value = serde_path_to_error::deserialize(&mut d).map_err(|e| {
+        let pointer = check::pointer(e.path());
+        Error::invalid(pointer, e.into_inner().to_string())
+    })?;
+    d.end().map_err(|e| Error::invalid("", e.to_string()))?;
+    Ok(value)
+}
