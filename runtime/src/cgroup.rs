@@ -172,7 +172,12 @@ impl Cgroup {
         let mut tasks = Vec::with_capacity(self.record.v1.len());
         for place in &self.record.v1 {
             if place.has("cpuset") {
-                tree::inherit_cpuset(&at(place))?;
+                let mut dir = place.dir();
+                tree::inherit_cpuset(&dir)?;
+                for part in sub.split('/').filter(|part| !part.is_empty()) {
+                    dir.push(part);
+                    tree::inherit_cpuset(&dir)?;
+                }
             }
             let path = at(place).join("tasks");
             let fd = file::open(&path, OFlags::WRONLY).map_err(|e| file::fault("open", &path, e))?;

@@ -231,9 +231,9 @@ fn partial_cpu_updates() {
 
 #[test]
 fn shares_as_weight() {
-    // The pairs that runc's and crun's own tests name, and the ends.
+    // The pairs of runc's own test, and the far end.
     for (shares, weight) in
-        [(1, 1), (2, 1), (512, 59), (1024, 100), (2048, 170), (10_000, 566), (262_144, 10_000), (u64::MAX, 10_000)]
+        [(1, 1), (2, 1), (3, 2), (1024, 100), (262_143, 10_000), (262_144, 10_000), (262_145, 10_000), (u64::MAX, 10_000)]
     {
         assert_eq!(v2::weight(shares), weight, "{shares}");
     }
