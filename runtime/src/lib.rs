@@ -4,6 +4,8 @@
 //! vocabulary, `child` for the interpreter, `container` for what a living container owns.
 
 pub mod error;
+pub mod seccomp;
 pub mod spec;
+pub mod sys;
 
 pub use error::{Error, Kind, Result};
