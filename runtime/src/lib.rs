@@ -5,7 +5,8 @@
 
 pub mod cgroup;
 pub mod error;
+pub mod seccomp;
 pub mod spec;
-pub(crate) mod sys;
+pub mod sys;
 
 pub use error::{Error, Kind, Result};

@@ -1,0 +1,7 @@
+//! Raw system calls that our libraries lack: prototype, man section, SAFETY; nothing else.
+
+mod bpf;
+mod seccomp;
+
+pub use bpf::*;
+pub use seccomp::*;
