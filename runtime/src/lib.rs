@@ -4,6 +4,9 @@
 //! vocabulary, `child` for the interpreter, `container` for what a living container owns.
 
 pub mod error;
+pub mod lifecycle;
+pub mod reap;
 pub mod spec;
+pub mod sys;
 
 pub use error::{Error, Kind, Result};
