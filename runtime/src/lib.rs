@@ -6,6 +6,8 @@
 pub mod cgroup;
 pub mod error;
 pub mod seccomp;
+pub mod lifecycle;
+pub mod reap;
 pub mod spec;
 pub mod sys;
 
