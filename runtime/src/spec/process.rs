@@ -6,7 +6,7 @@ use super::{IntList, nullable};
 
 /// `/process`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Process {
     /// Give it a pseudo terminal.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
@@ -56,7 +56,7 @@ pub struct Process {
 
 /// `/process/consoleSize`
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct ConsoleSize {
     /// Rows.
     pub height: u16,
@@ -66,7 +66,7 @@ pub struct ConsoleSize {
 
 /// `/process/user`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct User {
     /// In the container's user namespace.
     pub uid: u32,
@@ -82,7 +82,7 @@ pub struct User {
 
 /// `/process/capabilities`: the five sets, each a list of `CAP_*` names.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct Capabilities {
     /// See capabilities(7).
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
@@ -103,7 +103,7 @@ pub struct Capabilities {
 
 /// One entry of `/process/rlimits`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct Rlimit {
     /// `RLIMIT_NOFILE` and the like.
     #[serde(rename = "type")]
@@ -116,7 +116,7 @@ pub struct Rlimit {
 
 /// `/process/scheduler`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct Scheduler {
     /// `SCHED_*`
     pub policy: String,
@@ -142,7 +142,7 @@ pub struct Scheduler {
 
 /// `/process/ioPriority`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct IoPriority {
     /// `IOPRIO_CLASS_RT`, `IOPRIO_CLASS_BE` or `IOPRIO_CLASS_IDLE`.
     pub class: String,
@@ -153,7 +153,7 @@ pub struct IoPriority {
 
 /// `/process/execCPUAffinity`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct CpuAffinity {
     /// Before the group is joined.
     #[serde(deserialize_with = "nullable")]
