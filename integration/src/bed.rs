@@ -92,7 +92,13 @@ impl Bed {
         self.exec_start(id, flags, command)?.wait()
     }
 
-    /// The same, not waited for.
+    /// `ctr task exec` of a shell script whose output counts. It lingers after the last word, because ctr closes the
+    /// fifos of an exec as soon as it hears of the exit, whether it has read them to the end or not.
+    pub fn exec_sh(&self, id: &str, flags: &[&str], script: &str) -> Outcome<Output> {
+        self.exec(id, flags, &["sh", "-c", &format!("({script}\n); code=$?; sleep 0.3; exit $code")])
+    }
+
+    /// The same as [`Bed::exec`], not waited for.
     pub fn exec_start(&self, id: &str, flags: &[&str], command: &[&str]) -> Outcome<client::Running> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let exec_id = format!("exec-{}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));

@@ -57,9 +57,11 @@ impl Pty {
         set_size(&self.master, rows, columns)
     }
 
-    /// All that was shown so far.
+    /// All that was shown so far, without carriage returns: ctr's raw mode still adds one to each line that comes with
+    /// one from the container's terminal.
     pub fn screen(&self) -> String {
-        self.seen.lock().map(|seen| String::from_utf8_lossy(&seen).into_owned()).unwrap_or_default()
+        let text = self.seen.lock().map(|seen| String::from_utf8_lossy(&seen).into_owned()).unwrap_or_default();
+        text.replace('\r', "")
     }
 
     /// Waits until the words are shown.
