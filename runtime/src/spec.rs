@@ -118,9 +118,16 @@ pub struct Hooks {
 impl Hooks {
     /// True when no hook is configured.
     pub fn is_empty(&self) -> bool {
-        [&self.prestart, &self.create_runtime, &self.create_container, &self.start_container, &self.poststart, &self.poststop]
-            .iter()
-            .all(|h| h.is_empty())
+        [
+            &self.prestart,
+            &self.create_runtime,
+            &self.create_container,
+            &self.start_container,
+            &self.poststart,
+            &self.poststop,
+        ]
+        .iter()
+        .all(|h| h.is_empty())
     }
 }
 
