@@ -4,11 +4,18 @@
 //! vocabulary, `child` for the interpreter, `container` for what a living container owns.
 
 pub mod cgroup;
+pub mod child;
+pub mod clock;
+pub mod container;
 pub mod error;
-pub mod seccomp;
+pub mod host;
 pub mod lifecycle;
+pub mod plan;
 pub mod reap;
+pub mod seccomp;
 pub mod spec;
 pub mod sys;
 
+pub use container::{Child, Container, Create, Exec, Record, StartBy, Stdio};
 pub use error::{Error, Kind, Result};
+pub use host::Host;

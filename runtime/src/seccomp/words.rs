@@ -173,7 +173,10 @@ pub(super) fn architectures(profile: &spec::Seccomp, native: Arch) -> Result<Vec
             "SCMP_ARCH_ARM" => Arch::Arm,
             known if ARCHITECTURES.contains(&known) => continue,
             _ => {
-                return Err(Error::invalid(format!("{AT}/architectures/{i}"), format!("unknown architecture {word:?}")));
+                return Err(Error::invalid(
+                    format!("{AT}/architectures/{i}"),
+                    format!("unknown architecture {word:?}"),
+                ));
             }
         };
         if arch.runs_on(native) && !arches.contains(&arch) {

@@ -22,13 +22,7 @@ struct Case {
     v2: Want,
 }
 
-const fn case(
-    name: &'static str,
-    controller: [&'static str; 2],
-    json: &'static str,
-    v1: Want,
-    v2: Want,
-) -> Case {
+const fn case(name: &'static str, controller: [&'static str; 2], json: &'static str, v1: Want, v2: Want) -> Case {
     Case { name, controller, json, v1, v2 }
 }
 
@@ -183,7 +177,9 @@ const CASES: &[Case] = &[
         "block device that does not exist",
         IO,
         r#"{"blockIO": {"throttleReadBpsDevice": [{"major": 4000, "minor": 1, "rate": 1}]}}"#,
-        Refused("/linux/resources/blockIO/throttleReadBpsDevice/0: write \"…/blkio.throttle.read_bps_device\": no such device"),
+        Refused(
+            "/linux/resources/blockIO/throttleReadBpsDevice/0: write \"…/blkio.throttle.read_bps_device\": no such device",
+        ),
         Refused("/linux/resources/blockIO/throttleReadBpsDevice/0: write \"…/io.max\": no such device"),
     ),
     case(
@@ -226,7 +222,9 @@ const CASES: &[Case] = &[
         MEMORY,
         r#"{"unified": {"nosuch.limit": "1"}}"#,
         Refused("/linux/resources/unified/nosuch.limit: invalid configuration: cannot use unified on cgroup v1"),
-        Refused("/linux/resources/unified/nosuch.limit: unified resource \"nosuch.limit\" can't be set: controller \"nosuch\" not available (available: …)"),
+        Refused(
+            "/linux/resources/unified/nosuch.limit: unified resource \"nosuch.limit\" can't be set: controller \"nosuch\" not available (available: …)",
+        ),
     ),
 ];
 
@@ -370,9 +368,13 @@ fn memory_up_and_down() -> Result<(), libtest_mimic::Failed> {
 fn cpu_up_and_down() -> Result<(), libtest_mimic::Failed> {
     let group = Group::new("cpu");
     let (v1, dir) = group.find("cpu").unwrap();
-    for (quota, period, burst) in
-        [(50_000, 100_000, 50_000), (10_000, 20_000, 5000), (90_000, 100_000, 90_000), (2000, 1000, 0), (-1, 100_000, 0)]
-    {
+    for (quota, period, burst) in [
+        (50_000, 100_000, 50_000),
+        (10_000, 20_000, 5000),
+        (90_000, 100_000, 90_000),
+        (2000, 1000, 0),
+        (-1, 100_000, 0),
+    ] {
         let json = format!(r#"{{"cpu": {{"quota": {quota}, "period": {period}, "burst": {burst}}}}}"#);
         group.0.update(&resources(&json)).unwrap();
         if v1 {
