@@ -70,8 +70,7 @@ const DEFAULTS: [(Node, Option<u32>, Option<u32>, u8); 11] = [
 fn rules(spec: &[DeviceRule]) -> Result<Vec<Rule>> {
     let mut rules = vec![Rule::Everything(false)];
     for (index, rule) in spec.iter().enumerate() {
-        let invalid =
-            |field: &str, reason: String| Err(Error::invalid(format!("{POINTER}/{index}/{field}"), reason));
+        let invalid = |field: &str, reason: String| Err(Error::invalid(format!("{POINTER}/{index}/{field}"), reason));
         let nodes: &[Node] = match rule.kind.as_str() {
             "" | "a" => &[Node::Block, Node::Char],
             "b" => &[Node::Block],
@@ -122,7 +121,9 @@ pub(super) fn apply(record: &Record, spec: &[DeviceRule]) -> Result<()> {
     match record.find("devices").or_else(|| record.find("")) {
         Some((Version::V1, dir)) => apply_v1(&dir, &rules),
         Some((Version::V2, dir)) => apply_v2(&dir, &rules),
-        None => Err(Error::unsupported(POINTER, "cannot set devices: the devices controller is not available on this host")),
+        None => {
+            Err(Error::unsupported(POINTER, "cannot set devices: the devices controller is not available on this host"))
+        }
     }
 }
 

@@ -244,7 +244,8 @@ mod tests {
 42 31 0:99 / /sys/fs/cgroup/devices rw - cgroup cgroup rw,devices
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate
 ";
-    const OWN: &str = "9:name=systemd:/s\n5:devices:/\n4:memory:/docker/c1/sub\n2:cpu,cpuacct:/\n1:freezer:/\n0::/u/v\n";
+    const OWN: &str =
+        "9:name=systemd:/s\n5:devices:/\n4:memory:/docker/c1/sub\n2:cpu,cpuacct:/\n1:freezer:/\n0::/u/v\n";
 
     fn hybrid() -> Layout {
         // The devices mount is covered by something else: statfs says no.

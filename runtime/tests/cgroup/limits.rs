@@ -1,9 +1,11 @@
 //! Every limit, written through the spec's words and read back from the kernel.
 
+use std::sync::atomic::Ordering;
+
 use libtest_mimic::Trial;
 use runtime::cgroup::Layout;
 
-use crate::{Group, resources};
+use crate::{Group, ONLY_V1, resources};
 
 /// What is expected on one version: the file's content, or the sentence of the refusal.
 enum Want {
@@ -22,13 +24,7 @@ struct Case {
     v2: Want,
 }
 
-const fn case(
-    name: &'static str,
-    controller: [&'static str; 2],
-    json: &'static str,
-    v1: Want,
-    v2: Want,
-) -> Case {
+const fn case(name: &'static str, controller: [&'static str; 2], json: &'static str, v1: Want, v2: Want) -> Case {
     Case { name, controller, json, v1, v2 }
 }
 
@@ -183,7 +179,9 @@ const CASES: &[Case] = &[
         "block device that does not exist",
         IO,
         r#"{"blockIO": {"throttleReadBpsDevice": [{"major": 4000, "minor": 1, "rate": 1}]}}"#,
-        Refused("/linux/resources/blockIO/throttleReadBpsDevice/0: write \"…/blkio.throttle.read_bps_device\": no such device"),
+        Refused(
+            "/linux/resources/blockIO/throttleReadBpsDevice/0: write \"…/blkio.throttle.read_bps_device\": no such device",
+        ),
         Refused("/linux/resources/blockIO/throttleReadBpsDevice/0: write \"…/io.max\": no such device"),
     ),
     case(
@@ -226,7 +224,9 @@ const CASES: &[Case] = &[
         MEMORY,
         r#"{"unified": {"nosuch.limit": "1"}}"#,
         Refused("/linux/resources/unified/nosuch.limit: invalid configuration: cannot use unified on cgroup v1"),
-        Refused("/linux/resources/unified/nosuch.limit: unified resource \"nosuch.limit\" can't be set: controller \"nosuch\" not available (available: …)"),
+        Refused(
+            "/linux/resources/unified/nosuch.limit: unified resource \"nosuch.limit\" can't be set: controller \"nosuch\" not available (available: …)",
+        ),
     ),
 ];
 
@@ -238,6 +238,7 @@ pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
         let on_v2 = layout.unified.as_ref().is_some_and(|u| u.controllers.iter().any(|c| c == case.controller[1]));
         let want = if on_v1 || (!on_v2 && !unified) { &case.v1 } else { &case.v2 };
         trials.push(Trial::test(format!("limit: {}", case.name), move || {
+            ONLY_V1.store(false, Ordering::Relaxed);
             let group = Group::new("limit");
             let done = group.0.apply(&resources(case.json));
             match want {
@@ -370,9 +371,13 @@ fn memory_up_and_down() -> Result<(), libtest_mimic::Failed> {
 fn cpu_up_and_down() -> Result<(), libtest_mimic::Failed> {
     let group = Group::new("cpu");
     let (v1, dir) = group.find("cpu").unwrap();
-    for (quota, period, burst) in
-        [(50_000, 100_000, 50_000), (10_000, 20_000, 5000), (90_000, 100_000, 90_000), (2000, 1000, 0), (-1, 100_000, 0)]
-    {
+    for (quota, period, burst) in [
+        (50_000, 100_000, 50_000),
+        (10_000, 20_000, 5000),
+        (90_000, 100_000, 90_000),
+        (2000, 1000, 0),
+        (-1, 100_000, 0),
+    ] {
         let json = format!(r#"{{"cpu": {{"quota": {quota}, "period": {period}, "burst": {burst}}}}}"#);
         group.0.update(&resources(&json)).unwrap();
         if v1 {

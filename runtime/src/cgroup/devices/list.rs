@@ -125,8 +125,7 @@ impl State {
                 for (b, y) in &entries[i + 1..] {
                     let Some(both) = a.and(b) else { continue };
                     let wanted = (x | y) & OPEN;
-                    let covered =
-                        self.exceptions.iter().any(|(m, bits)| m.contains(&both) && bits & wanted == wanted);
+                    let covered = self.exceptions.iter().any(|(m, bits)| m.contains(&both) && bits & wanted == wanted);
                     if !covered {
                         *self.exceptions.entry(both).or_default() |= wanted;
                         grown = true;

@@ -63,9 +63,10 @@ fn run(program: &[BpfInsn], context: [u32; 3]) -> bool {
 /// The kernel's check of a version 1 group that denies by default: one exception must have all that is asked for.
 fn kernel_v1(state: &State, node: Node, major: u32, minor: u32, access: u8) -> bool {
     let is = |wanted: Option<u32>, number: u32| wanted.is_none_or(|n| n == number);
-    state.exceptions().iter().any(|(m, bits)| {
-        m.node == node && is(m.major, major) && is(m.minor, minor) && access & !bits == 0
-    })
+    state
+        .exceptions()
+        .iter()
+        .any(|(m, bits)| m.node == node && is(m.major, major) && is(m.minor, minor) && access & !bits == 0)
 }
 
 /// What the kernel does with a write: only exactly equal exceptions are touched.
@@ -85,7 +86,8 @@ fn kernel_write(state: &mut State, change: &list::Change) {
 
 fn any_rule() -> impl Strategy<Value = DeviceRule> {
     let number = prop_oneof![Just(-1i64), 0..4i64, Just(i64::from(u32::MAX)), Just(0x8000_0000i64)];
-    let access = prop_oneof![Just(""), Just("r"), Just("w"), Just("m"), Just("rw"), Just("rm"), Just("wm"), Just("mrw")];
+    let access =
+        prop_oneof![Just(""), Just("r"), Just("w"), Just("m"), Just("rw"), Just("rm"), Just("wm"), Just("mrw")];
     let kind = prop_oneof![Just("a"), Just("b"), Just("c"), Just("")];
     (any::<bool>(), kind, number.clone(), number, access).prop_map(|(allow, kind, a, b, w)| spec(allow, kind, a, b, w))
 }

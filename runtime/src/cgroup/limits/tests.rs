@@ -125,7 +125,10 @@ fn only_on_v1() {
     );
     for (json, sentence) in [
         (r#"{"memory": {"swappiness": 10}}"#, "memory/swappiness: cgroup v2 has no swappiness of a group"),
-        (r#"{"memory": {"disableOOMKiller": true}}"#, "memory/disableOOMKiller: cgroup v2 cannot disable the OOM killer"),
+        (
+            r#"{"memory": {"disableOOMKiller": true}}"#,
+            "memory/disableOOMKiller: cgroup v2 cannot disable the OOM killer",
+        ),
         (r#"{"cpu": {"realtimePeriod": 1}}"#, "cpu/realtimePeriod: cgroup v2 has no realtime limits"),
         (r#"{"cpu": {"realtimeRuntime": 1}}"#, "cpu/realtimeRuntime: cgroup v2 has no realtime limits"),
         (r#"{"blockIO": {"leafWeight": 1}}"#, "blockIO/leafWeight: cgroup v2 has no leaf weights"),
@@ -232,9 +235,16 @@ fn partial_cpu_updates() {
 #[test]
 fn shares_as_weight() {
     // The pairs of runc's own test, and the far end.
-    for (shares, weight) in
-        [(1, 1), (2, 1), (3, 2), (1024, 100), (262_143, 10_000), (262_144, 10_000), (262_145, 10_000), (u64::MAX, 10_000)]
-    {
+    for (shares, weight) in [
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (1024, 100),
+        (262_143, 10_000),
+        (262_144, 10_000),
+        (262_145, 10_000),
+        (u64::MAX, 10_000),
+    ] {
         assert_eq!(v2::weight(shares), weight, "{shares}");
     }
     let all: Vec<u64> = (2..=262_144).map(v2::weight).collect();
@@ -253,10 +263,7 @@ fn unified_entries() {
             " memory.high = 100 (unified/memory.high, Unified)",
         ]
     );
-    assert_eq!(
-        refused(false, json, &[]),
-        "unified/io.max: invalid configuration: cannot use unified on cgroup v1"
-    );
+    assert_eq!(refused(false, json, &[]), "unified/io.max: invalid configuration: cannot use unified on cgroup v1");
     assert_eq!(
         refused(true, r#"{"unified": {"a/../b.c": "1"}}"#, &[]),
         r#"unified/a~1..~1b.c: unified resource "a/../b.c" must be a file name (no slashes)"#

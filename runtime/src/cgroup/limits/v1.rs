@@ -34,9 +34,7 @@ pub(super) fn memory(m: &Memory, host: &Host<'_>, list: &mut List) -> Result<()>
             list.put("memory/swappiness", "memory.swappiness", n, Rule::Must);
             Ok(())
         }
-        Some(n) => {
-            invalid("memory/swappiness", format!("invalid value: {n}. valid memory swappiness range is 0-100"))
-        }
+        Some(n) => invalid("memory/swappiness", format!("invalid value: {n}. valid memory swappiness range is 0-100")),
     }
 }
 

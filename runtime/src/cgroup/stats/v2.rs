@@ -162,10 +162,7 @@ pub(super) fn read(reader: &mut Reader<'_>, dir: usize) -> Result<StatsV2> {
         "nr_bursts" => nr_bursts, "burst_usec" => burst_usec,
     });
     cpu.psi = reader.text(dir, "cpu.pressure")?.and_then(psi);
-    stats.pids = Pids {
-        current: reader.or_zero(dir, "pids.current")?,
-        limit: reader.or_zero(dir, "pids.max")?,
-    };
+    stats.pids = Pids { current: reader.or_zero(dir, "pids.current")?, limit: reader.or_zero(dir, "pids.max")? };
     memory(reader, dir, &mut stats)?;
     stats.io.usage = reader.text(dir, "io.stat")?.map(io).unwrap_or_default();
     stats.io.psi = reader.text(dir, "io.pressure")?.and_then(psi);
