@@ -5,5 +5,6 @@
 
 pub mod error;
 pub mod spec;
+pub mod sys;
 
 pub use error::{Error, Kind, Result};
