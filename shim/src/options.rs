@@ -47,7 +47,9 @@ impl Options {
 
 /// `system.slice:docker:0123` and also `:prefix:name`, where runc takes the default slice.
 fn is_systemd_path(path: &str) -> bool {
-    !path.contains('/') && path.split(':').count() == 3 && path.split(':').next().is_some_and(|s| s.is_empty() || s.ends_with(".slice"))
+    !path.contains('/')
+        && path.split(':').count() == 3
+        && path.split(':').next().is_some_and(|s| s.is_empty() || s.ends_with(".slice"))
 }
 
 /// Decodes the options of a request. `None` and an empty message are the defaults.
@@ -123,7 +125,8 @@ fn type_url(kind: &str) -> Result<(), String> {
 
 /// TOML with the names of runc's options in Go's spelling, in any case, as Go's decoder accepts them. `origin` is named in errors.
 fn table(text: &str, origin: &str) -> Result<Options, String> {
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| format!("runtime options: {origin}: {}", e.message()))?;
+    let table: toml::Table =
+        text.parse().map_err(|e: toml::de::Error| format!("runtime options: {origin}: {}", e.message()))?;
     let mut o = Options::default();
     let mut api = (String::new(), 0);
     for (key, value) in table {
@@ -157,7 +160,9 @@ fn table(text: &str, origin: &str) -> Result<Options, String> {
 fn binary_name(name: &str) -> Result<(), String> {
     match name.rsplit('/').next().unwrap_or_default() {
         "" | "runc" | "mini" | "containerd-shim-mini-v2" => Ok(()),
-        _ => Err(format!("runtime options: BinaryName {name:?}: mini runs containers itself and starts no other runtime")),
+        _ => Err(format!(
+            "runtime options: BinaryName {name:?}: mini runs containers itself and starts no other runtime"
+        )),
     }
 }
 
@@ -215,13 +220,19 @@ mod tests {
         assert_eq!(decode(Some(&any("containerd.runc.v1.Options", bytes))), Ok(expected.clone()));
         assert_eq!(decode(Some(&any("type.googleapis.com/containerd.runc.v1.Options", bytes))), Ok(expected));
         let cut = &bytes[..bytes.len() - 3];
-        assert!(decode(Some(&any("containerd.runc.v1.Options", cut))).unwrap_err().starts_with("containerd.runc.v1.Options: "));
+        assert!(
+            decode(Some(&any("containerd.runc.v1.Options", cut)))
+                .unwrap_err()
+                .starts_with("containerd.runc.v1.Options: ")
+        );
     }
 
     #[test]
     fn toml_of_the_cri_and_of_a_file() {
-        let body = "SystemdCgroup = true\nBinaryName = '/usr/bin/runc'\nRoot = '/run/k8s'\nIoUid = 65536\nTypeUrl = ''\n";
-        let expected = Options { systemd_cgroup: Some(true), root: "/run/k8s".into(), io_uid: Some(65536), ..Options::default() };
+        let body =
+            "SystemdCgroup = true\nBinaryName = '/usr/bin/runc'\nRoot = '/run/k8s'\nIoUid = 65536\nTypeUrl = ''\n";
+        let expected =
+            Options { systemd_cgroup: Some(true), root: "/run/k8s".into(), io_uid: Some(65536), ..Options::default() };
         assert_eq!(decode(Some(&any("runtimeoptions.v1.Options", &field(3, body)))), Ok(expected.clone()));
         let mut named = field(1, "io.containerd.mini.v2.options");
         named.extend(field(3, body));

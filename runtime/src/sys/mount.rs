@@ -30,7 +30,12 @@ fn last_errno() -> rustix::io::Errno {
 }
 
 /// `int mount_setattr(int dirfd, const char *path, unsigned int flags, struct mount_attr *attr, size_t size)`, mount_setattr(2), Linux 5.12.
-pub fn mount_setattr(dir: BorrowedFd<'_>, path: &CStr, flags: u32, attributes: &MountAttributes) -> rustix::io::Result<()> {
+pub fn mount_setattr(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    flags: u32,
+    attributes: &MountAttributes,
+) -> rustix::io::Result<()> {
     // SAFETY: the path is NUL-terminated, the structure is repr(C), lives through the call and its size is told; the kernel
     // only reads both.
     errno(unsafe {
@@ -101,7 +106,8 @@ pub fn loop_configure(device: BorrowedFd<'_>, file: BorrowedFd<'_>, flags: u32, 
     config.file_name[..kept].copy_from_slice(&name[..kept]);
     // SAFETY: the request reads one struct loop_config, which `config` is by layout (304 bytes, checked below) and which
     // outlives the call.
-    errno(unsafe { libc::syscall(libc::SYS_ioctl, device.as_raw_fd(), LOOP_CONFIGURE, std::ptr::from_ref(&config)) }).map(drop)
+    errno(unsafe { libc::syscall(libc::SYS_ioctl, device.as_raw_fd(), LOOP_CONFIGURE, std::ptr::from_ref(&config)) })
+        .map(drop)
 }
 
 const _: () = assert!(size_of::<LoopConfig>() == 304);
