@@ -32,6 +32,11 @@ impl Log {
         Ok(Self { file, format, debug })
     }
 
+    /// The log of last resort.
+    pub fn stderr() -> Self {
+        Self { file: None, format: Format::Text, debug: false }
+    }
+
     /// Why the command failed: into the log, and onto standard error if the log is elsewhere.
     pub fn error(&self, message: &str) {
         self.write("error", message);
@@ -60,8 +65,8 @@ impl Log {
             Format::Text => format!("time=\"{time}\" level={level} msg={message:?}"),
         };
         // There is nobody to tell that the log is full.
-        let _ = match &self.file {
-            Some(mut file) => writeln!(file, "{line}"),
+        let _ = match self.file.as_ref() {
+            Some(file) => writeln!(&mut &*file, "{line}"),
             None => writeln!(std::io::stderr(), "{line}"),
         };
     }
