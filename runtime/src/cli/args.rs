@@ -111,6 +111,9 @@ pub struct Plan {
     /// The plan of the way without pivot_root.
     #[arg(long)]
     pub no_pivot: bool,
+    /// The plan of the way without a session keyring.
+    #[arg(long)]
+    pub no_new_keyring: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,10 +4,9 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use runtime::container::{Child, Container, Create, StartBy, Stdio, start_parked};
-use runtime::host::Host;
+use runtime::container::start::start_parked;
 use runtime::spec::{Spec, check};
-use runtime::{Error, Kind, Result, reap};
+use runtime::{Child, Container, Create, Error, Host, Kind, Result, StartBy, Stdio, reap};
 
 use super::foreground::Foreground;
 use super::store::{Found, Status, bundle};
@@ -35,7 +34,7 @@ pub fn create(context: &Context<'_>, args: &args::Create) -> Result<()> {
 pub fn start(context: &Context<'_>, id: &str) -> Result<()> {
     let found = context.store.find(id)?;
     match found.status()? {
-        Status::Created => start_parked(&found.dir),
+        Status::Created => start_parked(&Host::read()?, &found.dir, &found.record),
         Status::Stopped => Err(state("cannot start a container that has stopped")),
         Status::Running => Err(state("cannot start an already running container")),
         Status::Paused => Err(state("cannot start a container in the paused state")),
@@ -85,7 +84,10 @@ fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool)
     };
     let made = Container::create(&host, request).and_then(|(container, child)| {
         match tell(&container, &child, &dir, args) {
-            Ok(()) => Ok((container, child)),
+            Ok(()) => {
+                context.log.debug(&format!("container {} is pid {}", args.id, child.pid));
+                Ok((container, child))
+            }
             Err(e) => {
                 // It is told why it could not be made; that undoing it failed, too, would hide that.
                 let _ = container.delete();
@@ -98,9 +100,7 @@ fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool)
 }
 
 fn tell(container: &Container, child: &Child, dir: &Path, args: &args::Create) -> Result<()> {
-    let mut record = container.record();
-    record.created = super::clock::now();
-    record.save(dir)?;
+    container.record().save(dir)?;
     announce(child, args.console_socket.as_deref(), args.pidfd_socket.as_deref(), "standard", args.pid_file.as_deref())
 }
 

@@ -1,10 +1,8 @@
 //! `exec`: another process in a container, described by options or by a file.
 #![forbid(unsafe_code)]
 
-use runtime::container::{Container, Exec, Stdio};
-use runtime::host::Host;
 use runtime::spec::{Capabilities, Process, Spec, check, from_json};
-use runtime::{Error, Kind, Result, reap};
+use runtime::{Container, Error, Exec, Host, Kind, Result, Stdio, reap};
 
 use super::foreground::Foreground;
 use super::store::Status;

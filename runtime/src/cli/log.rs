@@ -5,10 +5,10 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
+use runtime::clock::rfc3339_now;
 use runtime::{Error, Result};
 
 use super::args::Format;
-use super::clock;
 
 /// Where the log goes.
 pub struct Log {
@@ -59,7 +59,7 @@ impl Log {
     }
 
     fn write(&self, level: &str, message: &str) {
-        let time = clock::now();
+        let time = rfc3339_now();
         let line = match self.format {
             Format::Json => serde_json::json!({"level": level, "msg": message, "time": time}).to_string(),
             Format::Text => format!("time=\"{time}\" level={level} msg={message:?}"),

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 mod args;
-mod clock;
 mod console;
 mod container;
 mod events;
@@ -19,8 +18,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use runtime::host::Host;
-use runtime::{Error, Kind, Result, version};
+use runtime::container::start;
+use runtime::plan::compile;
+use runtime::spec::Spec;
+use runtime::{Error, Host, Kind, Result, version};
 
 use args::{Command, Global, Mini};
 use log::Log;
@@ -102,11 +103,27 @@ fn run(context: &Context<'_>, command: &Command) -> Result<u8> {
     Ok(0)
 }
 
-/// `plan`: needs no privileges and does nothing.
+/// `plan`: needs no privileges and does nothing. The container is taken to be called `mini`.
 fn plan(args: &args::Plan) -> Result<()> {
     let bundle = store::bundle(&args.bundle)?;
-    let spec = runtime::spec::Spec::load(&bundle)?;
-    let plan = runtime::plan::compile_init(&Host::read()?, &spec, &bundle, args.no_pivot)?;
+    let spec = Spec::load(&bundle)?;
+    let host = Host::read()?;
+    let id = "mini";
+    let record = host.cgroup.place(&spec.linux.cgroups_path, id)?;
+    let tasks: Vec<String> = record.v1.iter().map(|p| p.dir().join("tasks").display().to_string()).collect();
+    let visible = start::visible_kernel_mounts()?;
+    let plan = compile::init(&compile::Init {
+        spec: &spec,
+        host: &host,
+        id,
+        bundle: &bundle,
+        groups: &runtime::container::groups(&record),
+        tasks: &tasks,
+        stdio: [true; 3],
+        no_pivot: args.no_pivot.then_some(&visible),
+        no_new_keyring: args.no_new_keyring,
+        preserve_fds: 0,
+    })?;
     print(&plan.to_string())
 }
 

@@ -7,7 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use runtime::cgroup::{Cgroup, Layout};
-use runtime::container::{self, Record};
+use runtime::Record;
+use runtime::container::start;
 use runtime::spec::check;
 use runtime::{Error, Kind, Result};
 
@@ -155,7 +156,7 @@ impl Found {
             Err(e) if e.kind == Kind::NotFound => {}
             Err(e) => return Err(e),
         }
-        Ok(if container::is_parked(&self.dir) { Status::Created } else { Status::Running })
+        Ok(if start::is_parked(&self.dir) { Status::Created } else { Status::Running })
     }
 }
 
