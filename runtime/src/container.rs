@@ -151,6 +151,25 @@ impl Container {
         }
     }
 
+    /// A container that another process has made, from what it wrote down; good for [`Container::exec`] and signals, while
+    /// [`Container::start`] belongs to who holds the gate.
+    ///
+    /// # Errors
+    /// `State` when its init has ended; those of reading the bundle, which must still be there.
+    pub fn open(host: &Host, record: &Record) -> Result<Self> {
+        let stopped = || Error::new(Kind::State, "", "", "container not running");
+        Ok(Self {
+            id: record.id.clone(),
+            bundle: record.bundle.clone(),
+            spec: Spec::load(&record.bundle)?,
+            pid: record.pid,
+            pidfd: record.init().ok_or_else(stopped)?,
+            cgroup: Cgroup::open(&host.cgroup, &record.cgroup)?,
+            parked: Mutex::new(None),
+            rootfs: record.rootfs.clone(),
+        })
+    }
+
     /// Lets init execute its payload and waits until it has.
     ///
     /// On an error init is dead or dying, and not reaped: its pidfd tells the exit.
