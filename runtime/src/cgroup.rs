@@ -362,6 +362,9 @@ impl Cgroup {
     pub fn oom(&self) -> Result<Oom> {
         let none = || Error::new(Kind::Unsupported, "", "", "the memory controller is not available on this host");
         let (version, dir) = self.record.find("memory").ok_or_else(none)?;
+        if version == Version::V2 && dir.exists() && !dir.join("memory.events").exists() {
+            return Err(none()); // the parents do not hand it down
+        }
         Oom::arm(dir, version)
     }
 
