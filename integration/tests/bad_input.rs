@@ -37,6 +37,10 @@ fn in_pod(spec: &mut Value, pod: &str) {
 }
 
 fn run_spec(bed: &Bed, id: &str, spec: &Value) -> Outcome<Output> {
+    let mut spec = spec.clone();
+    if spec["linux"].is_object() {
+        spec["linux"]["cgroupsPath"] = json!(format!("/{}/{id}", bed.containerd.namespace));
+    }
     run_text(bed, id, &spec.to_string())
 }
 
@@ -103,7 +107,6 @@ fn namespace_path_that_is_missing(bed: &Bed) -> Outcome {
 }
 
 fn capability_of_an_unknown_name(bed: &Bed) -> Outcome {
-    // The runtime spec wants unknown capabilities refused or warned of; mini refuses by the pointer.
     fails_beside_a_neighbour(bed, &["CAP_FLY"], |spec| {
         spec["process"]["capabilities"]["bounding"] = json!(["CAP_FLY"]);
     })
