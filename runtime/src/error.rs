@@ -46,7 +46,14 @@ pub struct Error {
 impl Error {
     /// A failed system call.
     pub fn sys(op: &'static str, subject: impl Into<String>, errno: Errno) -> Self {
-        Self { kind: Kind::Kernel, op, subject: subject.into(), errno: Some(errno), from: String::new(), reason: String::new() }
+        Self {
+            kind: Kind::Kernel,
+            op,
+            subject: subject.into(),
+            errno: Some(errno),
+            from: String::new(),
+            reason: String::new(),
+        }
     }
 
     /// A failed call of std, which keeps the errno if there is one.
@@ -63,7 +70,14 @@ impl Error {
 
     /// Bad input at a JSON pointer of config.json.
     pub fn invalid(from: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { kind: Kind::Invalid, op: "", subject: String::new(), errno: None, from: from.into(), reason: reason.into() }
+        Self {
+            kind: Kind::Invalid,
+            op: "",
+            subject: String::new(),
+            errno: None,
+            from: from.into(),
+            reason: reason.into(),
+        }
     }
 
     /// A field that is known and not implemented.

@@ -1,0 +1,97 @@
+//! Children of this process: whose exit belongs to whom.
+//!
+//! A child that was made here has an owner who holds its pidfd and takes its exit from it. Everybody else who turns up
+//! (a subreaper inherits the orphans of its descendants) is reaped by the sweep and forgotten. The two are told apart by
+//! a set of pids; a child is put into it under the same lock that the sweep takes, so the sweep never sees one of ours
+//! that is not in it, however early it dies.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::sys;
+
+/// Pids of children that somebody waits for by pidfd. A lock because children are made on worker threads; it is held for
+/// a clone or a waitid, never for longer.
+static OWNED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn owned() -> MutexGuard<'static, BTreeSet<u32>> {
+    // The set is valid between any two of its operations.
+    OWNED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes a child and registers it as having an owner. `make` answers its pid first.
+pub fn born<T, E>(make: impl FnOnce() -> std::result::Result<(u32, T), E>) -> std::result::Result<T, E> {
+    let mut owned = owned();
+    let (pid, child) = make()?;
+    owned.insert(pid);
+    Ok(child)
+}
+
+/// The child with this pid has been reaped by other means (std's `Child::wait`): it is nobody's any more.
+pub fn forget(pid: u32) {
+    owned().remove(&pid);
+}
+
+/// How the child behind a pidfd ended, without blocking: its exit status, or 128 + signal; `None` while it runs.
+///
+/// Reaps it, so this answers once. Errors: ECHILD if it was reaped already or is no child of ours.
+pub fn exit_status(pidfd: impl AsFd) -> Result<Option<i32>> {
+    let mut owned = owned();
+    match sys::ended_child(Some(pidfd.as_fd()), true) {
+        Ok(Some((pid, status))) => {
+            owned.remove(&pid);
+            Ok(Some(status))
+        }
+        Ok(None) => Ok(None),
+        Err(errno) => Err(Error::sys("waitid", "pidfd", errno)),
+    }
+}
+
+/// What a sweep came upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swept {
+    /// No zombie is left.
+    Clean,
+    /// A zombie of this pid has an owner who has not come for it yet. It hides those behind it (waitid always shows the
+    /// first one), so sweep again when it is gone.
+    Hidden(u32),
+}
+
+/// Reaps all ended children that nobody owns. Never blocks.
+pub fn sweep() -> Result<Swept> {
+    let mut owned = owned();
+    loop {
+        match sys::ended_child(None, false) {
+            Ok(Some((pid, _))) if owned.contains(&pid) => return Ok(Swept::Hidden(pid)),
+            Ok(Some((pid, _))) => reap_orphan(pid, &mut owned)?,
+            Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(Swept::Clean),
+            Err(errno) => return Err(Error::sys("waitid", "all children", errno)),
+        }
+    }
+}
+
+/// Takes the zombie that was just seen. The lock is held and nobody else waits for unowned pids, so it is still there.
+fn reap_orphan(pid: u32, owned: &mut BTreeSet<u32>) -> Result<()> {
+    let target = rustix::process::Pid::from_raw(pid.cast_signed());
+    match rustix::process::waitpid(target, rustix::process::WaitOptions::NOHANG) {
+        Ok(_) => {
+            owned.remove(&pid);
+            Ok(())
+        }
+        Err(errno) => Err(Error::sys("waitpid", pid.to_string(), errno)),
+    }
+}
+
+/// Sends any signal number, 0 included, to the process behind a pidfd. NotFound when it has ended.
+pub fn signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
+    sys::signal_pidfd(pidfd.as_fd(), signal).map_err(|errno| {
+        let mut error = Error::sys("pidfd_send_signal", signal.to_string(), errno);
+        if errno == rustix::io::Errno::SRCH {
+            error.kind = crate::error::Kind::NotFound;
+        }
+        error
+    })
+}

@@ -1,0 +1,214 @@
+//! A process's three streams: fifos, files, loggers, consoles.
+//!
+//! Opening happens on a worker thread ([`open`]: paths belong to others and may hang), copying on the event loop
+//! ([`Wiring::run`]). Between the client's end and the process there is always a pipe of ours, so that a client may die
+//! and come back without the process getting EPIPE, and a full pipe stops the process and nobody else: nothing is dropped.
+#![forbid(unsafe_code)]
+
+mod fifo;
+mod logger;
+mod relay;
+mod streams;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use runtime::container::Stdio;
+use rustix::fs::{Gid, OFlags, Uid};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use fifo::{Fifo, Target};
+use logger::Logger;
+pub use streams::Streams;
+
+/// What the client asked for, word for word; State gives it back so that others can attach.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// Path of a fifo, or empty.
+    pub stdin: String,
+    /// Path or URI, or empty. Its scheme decides for both outputs.
+    pub stdout: String,
+    /// Path, or empty.
+    pub stderr: String,
+    /// One console instead of three pipes.
+    pub terminal: bool,
+}
+
+/// Who is to own the pipes: a process that is root only in its user namespace must be able to open `/dev/stdout`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Owner {
+    /// Host uid, `None` leaves it.
+    pub uid: Option<u32>,
+    /// Host gid, `None` leaves it.
+    pub gid: Option<u32>,
+}
+
+/// What a logger is told in its environment.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Container id, for an exec its own id.
+    pub id: String,
+    /// containerd namespace.
+    pub namespace: String,
+}
+
+/// Streams that are open but not yet moving.
+pub struct Opened {
+    /// For the child.
+    pub child: Stdio,
+    /// For [`Wiring::run`].
+    pub wiring: Wiring,
+}
+
+/// Our ends.
+#[derive(Default)]
+pub struct Wiring {
+    stdin: Option<Stdin>,
+    outputs: Vec<Output>,
+    logger: Option<Logger>,
+}
+
+struct Stdin {
+    /// The client's fifo.
+    from: OwnedFd,
+    /// Our own writer of the same fifo: until CloseIO drops it the process sees no end of file.
+    keeper: OwnedFd,
+    /// The process's pipe; none with a console.
+    to: Option<OwnedFd>,
+}
+
+struct Output {
+    /// The process's pipe; none with a console.
+    from: Option<OwnedFd>,
+    to: Target,
+}
+
+/// Where the outputs go, by stdout's scheme.
+enum Scheme<'a> {
+    Fifo,
+    File(&'a str),
+    Binary { rest: &'a str, ready_required: bool },
+}
+
+fn scheme(stdout: &str) -> Result<Scheme<'_>, String> {
+    match stdout.split_once("://") {
+        None | Some(("fifo", _)) => Ok(Scheme::Fifo),
+        Some(("file", path)) => Ok(Scheme::File(path)),
+        Some(("binary", rest)) => Ok(Scheme::Binary { rest, ready_required: false }),
+        Some(("binary-v2", rest)) => Ok(Scheme::Binary { rest, ready_required: true }),
+        Some((other, _)) => Err(format!("unknown STDIO scheme {other}")),
+    }
+}
+
+/// Opens everything the client named. Blocking; on an error nothing stays open and a logger that was started is ended.
+pub fn open(paths: &Paths, owner: Owner, names: &Names) -> Result<Opened, String> {
+    let mut child = Stdio { stdin: None, stdout: None, stderr: None };
+    let mut wiring = Wiring::default();
+    match scheme(&paths.stdout)? {
+        Scheme::Fifo => {
+            let stdout = target(&paths.stdout)?;
+            let stderr = if paths.terminal {
+                None
+            } else if paths.stderr == paths.stdout {
+                stdout.clone()
+            } else {
+                target(&paths.stderr)?
+            };
+            child.stdout = wiring.output(stdout, paths.terminal, owner)?;
+            child.stderr = wiring.output(stderr, paths.terminal, owner)?;
+        }
+        Scheme::File(path) => {
+            let file = Some(Target::File(Arc::new(append(Path::new(path))?)));
+            child.stdout = wiring.output(file.clone(), paths.terminal, owner)?;
+            if !paths.terminal {
+                child.stderr = wiring.output(file, false, owner)?;
+            }
+        }
+        Scheme::Binary { rest, ready_required } => {
+            let (stdout, stderr) = (pipe(owner)?, pipe(owner)?);
+            wiring.logger = Some(Logger::start(rest, ready_required, names, &stdout.0, &stderr.0)?);
+            if paths.terminal {
+                wiring.outputs.push(Output { from: None, to: Target::Pipe(Arc::new(nonblocking(stdout.1)?)) });
+            } else {
+                // The process writes straight into the logger's pipes; no copy, and the logger sees the end of file
+                // when the last writer is gone, not when it is killed.
+                (child.stdout, child.stderr) = (Some(stdout.1), Some(stderr.1));
+            }
+        }
+    }
+    if !paths.stdin.is_empty() {
+        let (from, keeper) = fifo::both_ends(strip(&paths.stdin))?;
+        let mut to = None;
+        if !paths.terminal {
+            let (read, write) = pipe(owner)?;
+            (child.stdin, to) = (Some(read), Some(nonblocking(write)?));
+        }
+        wiring.stdin = Some(Stdin { from, keeper, to });
+    }
+    Ok(Opened { child, wiring })
+}
+
+impl Wiring {
+    /// Adds one output and answers the process's end of it.
+    fn output(&mut self, to: Option<Target>, terminal: bool, owner: Owner) -> Result<Option<OwnedFd>, String> {
+        let Some(to) = to else { return Ok(None) };
+        if terminal {
+            self.outputs.push(Output { from: None, to });
+            return Ok(None);
+        }
+        let (read, write) = pipe(owner)?;
+        self.outputs.push(Output { from: Some(nonblocking(read)?), to });
+        Ok(Some(write))
+    }
+}
+
+fn strip(path: &str) -> &str {
+    path.strip_prefix("fifo://").unwrap_or(path)
+}
+
+/// Opens an output path: a fifo with both its ends, anything else for appending. Empty means /dev/null.
+fn target(path: &str) -> Result<Option<Target>, String> {
+    let path = strip(path);
+    if path.is_empty() {
+        return Ok(None);
+    }
+    if fifo::is_fifo(path)? {
+        return Ok(Some(Target::Fifo(Arc::new(Fifo::open(path)?))));
+    }
+    let file = fs::OpenOptions::new().append(true).custom_flags(OFlags::NOCTTY.bits().cast_signed()).open(path);
+    file.map(|f| Some(Target::File(Arc::new(f.into())))).map_err(|e| failed("open", path, &e))
+}
+
+/// `file://`: parents and file are made when they are missing.
+fn append(path: &Path) -> Result<OwnedFd, String> {
+    let name = path.display().to_string();
+    if let Some(parent) = path.parent() {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(parent);
+        made.map_err(|e| failed("mkdir", &parent.display().to_string(), &e))?;
+    }
+    let file = fs::OpenOptions::new().append(true).create(true).mode(0o644).open(path);
+    file.map(OwnedFd::from).map_err(|e| failed("open", &name, &e))
+}
+
+/// Read end, write end. Both belong to `owner`, which is one inode.
+fn pipe(owner: Owner) -> Result<(OwnedFd, OwnedFd), String> {
+    let ends = pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed("pipe2", "stdio", &e.into()))?;
+    if owner.uid.is_some() || owner.gid.is_some() {
+        let (uid, gid) = (owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw));
+        rustix::fs::fchown(&ends.0, uid, gid).map_err(|e| failed("fchown", "stdio pipe", &e.into()))?;
+    }
+    Ok(ends)
+}
+
+/// The flag belongs to this end alone: the process's end stays blocking, as it expects.
+fn nonblocking(fd: OwnedFd) -> Result<OwnedFd, String> {
+    let set = rustix::fs::fcntl_getfl(&fd).and_then(|f| rustix::fs::fcntl_setfl(&fd, f | OFlags::NONBLOCK));
+    set.map(|()| fd).map_err(|e| failed("fcntl", "stdio pipe", &e.into()))
+}
+
+fn failed(op: &'static str, subject: &str, error: &std::io::Error) -> String {
+    runtime::Error::io(op, subject, error).to_string()
+}

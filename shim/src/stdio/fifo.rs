@@ -1,0 +1,103 @@
+//! The client's fifos, and what else an output can go to.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::ioctl_fionread;
+
+use super::failed;
+
+/// Where an output goes.
+#[derive(Clone)]
+pub(super) enum Target {
+    /// A client reads it, or will, or did. stdout and stderr may be the same one.
+    Fifo(Arc<Fifo>),
+    /// A file or device; writing may block, so a worker does it.
+    File(Arc<OwnedFd>),
+    /// A logger's pipe (only a console needs copying into it).
+    Pipe(Arc<OwnedFd>),
+}
+
+/// Both ends of a client's fifo. As long as the read end is held (it is never read) a client that dies leaves neither
+/// EPIPE nor a hole: what it did not take waits for the next one.
+pub(super) struct Fifo {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+/// The longest that output nobody came to read is kept after the process has closed its end.
+const LINGER: Duration = Duration::from_secs(30);
+
+fn open_at(handle: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, String> {
+    // Through the handle, so that what was looked at is what is opened, whatever the path names by now.
+    let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    rustix::fs::open(link, flags, Mode::empty()).map_err(|e| failed("open", path, &e.into()))
+}
+
+fn handle(path: &str) -> Result<OwnedFd, String> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed("open", path, &e.into()))
+}
+
+fn kind(handle: &OwnedFd, path: &str) -> Result<FileType, String> {
+    let stat = rustix::fs::fstat(handle).map_err(|e| failed("stat", path, &e.into()))?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// Errors: the path does not exist or cannot be looked at.
+pub(super) fn is_fifo(path: &str) -> Result<bool, String> {
+    Ok(kind(&handle(path)?, path)? == FileType::Fifo)
+}
+
+/// Opens read end, then write end. Neither waits for anybody: a non-blocking reader never does, and with the reader
+/// there the writer has its partner (alone it would get ENXIO until a client comes).
+pub(super) fn both_ends(path: &str) -> Result<(OwnedFd, OwnedFd), String> {
+    let handle = handle(path)?;
+    if kind(&handle, path)? != FileType::Fifo {
+        return Err(format!("{path:?} is not a fifo"));
+    }
+    let reader = open_at(&handle, path, OFlags::RDONLY)?;
+    let writer = open_at(&handle, path, OFlags::WRONLY)?;
+    Ok((reader, writer))
+}
+
+impl Fifo {
+    /// See [`both_ends`].
+    pub(super) fn open(path: &str) -> Result<Self, String> {
+        let (reader, writer) = both_ends(path)?;
+        Ok(Self { reader, writer })
+    }
+
+    /// The end that output goes into.
+    pub(super) fn writer(&self) -> &OwnedFd {
+        &self.writer
+    }
+
+    /// Ends the stream: the client sees end of file. If none is there and bytes are left (a fast process, a slow client)
+    /// they are kept for a while, since they live only as long as somebody has the fifo open.
+    pub(super) async fn close(self) {
+        let Self { reader, writer } = self;
+        drop(reader);
+        let mut pause = Duration::from_millis(5);
+        let mut waited = Duration::ZERO;
+        while waited < LINGER && !has_reader(&writer) && ioctl_fionread(&writer).unwrap_or(0) > 0 {
+            tokio::time::sleep(pause).await;
+            waited += pause;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+}
+
+/// The write end of a pipe without readers polls as an error (poll(2)).
+fn has_reader(writer: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&writer, PollFlags::OUT)];
+    let zero = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut fds, Some(&zero)) {
+        Ok(_) => !fds[0].revents().contains(PollFlags::ERR),
+        Err(_) => false,
+    }
+}

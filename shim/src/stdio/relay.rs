@@ -1,0 +1,206 @@
+//! Copying, on the event loop and without ever blocking it.
+//!
+//! Large amounts are spliced: no byte is touched. Small ones are copied: splice moves whole pipe slots, so sixteen lines
+//! of one byte would fill a fifo that takes 65,536. What the target does not take stops the reading of the source, and
+//! so in the end the process; nothing is dropped and nothing spins.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, ioctl_fionread, read, write};
+use rustix::pipe::{SpliceFlags, splice};
+use rustix::time::Timespec;
+use tokio::io::unix::AsyncFd;
+
+use crate::worker;
+
+/// From this many waiting bytes on they are spliced: half of a pipe's sixteen slots, so that they are well filled.
+const SPLICE_FROM: u64 = 32 << 10;
+/// The most that one splice moves; more than any pipe holds by default.
+const SPLICE_MOST: usize = 1 << 20;
+/// Copied at once, on the stack.
+const CHUNK: usize = 16 << 10;
+/// Moves after which others get their turn on the loop.
+const TURN: u32 = 16;
+/// Idle time after which a file's worker goes away.
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// How one attempt went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Moved,
+    SourceEmpty,
+    TargetFull,
+    End,
+}
+
+/// What may be done with a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Can be spliced from.
+    Pipe,
+    /// Says EIO where a pipe says end of file.
+    Console,
+}
+
+/// Copies until the source ends. Both ends are non-blocking.
+///
+/// Errors: EPIPE when nobody can read the target any more, and what else the kernel says.
+pub(super) async fn copy(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>, source: Source) -> io::Result<()> {
+    // What was read and did not fit; empty (and without memory) almost always.
+    let mut pending = Vec::new();
+    let mut full = false;
+    let mut moves = 0;
+    loop {
+        let step;
+        if full {
+            let mut ready = to.writable().await?;
+            step = move_some(from, to, source, &mut pending)?;
+            if step == Step::TargetFull {
+                ready.clear_ready();
+            }
+        } else {
+            let mut ready = from.readable().await?;
+            step = move_some(from, to, source, &mut pending)?;
+            if step == Step::SourceEmpty {
+                ready.clear_ready();
+            }
+        }
+        full = match step {
+            Step::End => return Ok(()),
+            Step::Moved => !pending.is_empty(),
+            Step::TargetFull => true,
+            Step::SourceEmpty => false,
+        };
+        moves += 1;
+        if moves % TURN == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn move_some(
+    from: &AsyncFd<OwnedFd>,
+    to: &AsyncFd<OwnedFd>,
+    source: Source,
+    pending: &mut Vec<u8>,
+) -> Result<Step, Errno> {
+    let (from, to) = (from.get_ref(), to.get_ref());
+    if !pending.is_empty() {
+        return flush(to, pending);
+    }
+    if source == Source::Pipe && ioctl_fionread(from)? >= SPLICE_FROM {
+        match splice(from, None, to, None, SPLICE_MOST, SpliceFlags::MOVE | SpliceFlags::NONBLOCK) {
+            Ok(0) => return Ok(Step::End),
+            Ok(_) => return Ok(Step::Moved),
+            Err(Errno::INTR) => return Ok(Step::Moved),
+            // The source has bytes, so it is the target that has no slot, or it takes no spliced ones at all (EINVAL).
+            Err(Errno::AGAIN) if !writable(to)? => return Ok(Step::TargetFull),
+            Err(Errno::AGAIN | Errno::INVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    let mut chunk = [0u8; CHUNK];
+    let read = match take(from, &mut chunk, source)? {
+        Taken::Bytes(bytes) => bytes,
+        Taken::Empty => return Ok(Step::SourceEmpty),
+        Taken::End => return Ok(Step::End),
+    };
+    match write(to, read) {
+        Ok(written) if written == read.len() => Ok(Step::Moved),
+        Ok(written) => {
+            pending.extend_from_slice(&read[written..]);
+            Ok(Step::Moved)
+        }
+        Err(Errno::AGAIN | Errno::INTR) => {
+            pending.extend_from_slice(read);
+            Ok(Step::TargetFull)
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+fn flush(to: &OwnedFd, pending: &mut Vec<u8>) -> Result<Step, Errno> {
+    match write(to, pending) {
+        Ok(written) if written == pending.len() => {
+            *pending = Vec::new();
+            Ok(Step::Moved)
+        }
+        Ok(written) => {
+            pending.drain(..written);
+            Ok(Step::Moved)
+        }
+        Err(Errno::AGAIN) => Ok(Step::TargetFull),
+        Err(Errno::INTR) => Ok(Step::Moved),
+        Err(errno) => Err(errno),
+    }
+}
+
+enum Taken<'a> {
+    Bytes(&'a [u8]),
+    Empty,
+    End,
+}
+
+fn take<'a>(from: &OwnedFd, chunk: &'a mut [u8], source: Source) -> Result<Taken<'a>, Errno> {
+    loop {
+        return match read(from, &mut *chunk) {
+            Ok(0) => Ok(Taken::End),
+            Ok(n) => Ok(Taken::Bytes(&chunk[..n])),
+            Err(Errno::AGAIN) => Ok(Taken::Empty),
+            Err(Errno::INTR) => continue,
+            // The last slave was closed (tty_ioctl(4) has no word for it; every terminal program knows it).
+            Err(Errno::IO) if source == Source::Console => Ok(Taken::End),
+            Err(errno) => Err(errno),
+        };
+    }
+}
+
+fn writable(to: impl AsFd) -> Result<bool, Errno> {
+    let mut fds = [PollFd::new(&to, PollFlags::OUT)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map(|n| n > 0)
+}
+
+/// The same into a file or device, whose writing may block: a worker writes while there is something to write, and is
+/// gone when there is not.
+pub(super) async fn copy_to_file(from: Arc<AsyncFd<OwnedFd>>, to: Arc<OwnedFd>, source: Source) -> io::Result<()> {
+    loop {
+        let mut ready = from.readable().await?;
+        let (theirs, file) = (Arc::clone(&from), Arc::clone(&to));
+        match worker::run("stdio", move || write_all_there_is(theirs.get_ref(), &file, source)).await {
+            Ok(Ok(Step::End)) => return Ok(()),
+            Ok(Ok(_)) => ready.clear_ready(),
+            Ok(Err(errno)) => return Err(errno.into()),
+            // No thread to be had: the bytes wait in the pipe until there is.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+fn write_all_there_is(from: &OwnedFd, to: &OwnedFd, source: Source) -> Result<Step, Errno> {
+    let mut chunk = vec![0u8; 4 * CHUNK];
+    loop {
+        match take(from, &mut chunk, source)? {
+            Taken::Bytes(mut bytes) => {
+                while !bytes.is_empty() {
+                    match write(to, bytes) {
+                        Ok(n) => bytes = &bytes[n..],
+                        Err(Errno::INTR) => {}
+                        Err(errno) => return Err(errno),
+                    }
+                }
+            }
+            Taken::End => return Ok(Step::End),
+            Taken::Empty => {
+                let mut fds = [PollFd::new(from, PollFlags::IN)];
+                if poll(&mut fds, Some(&QUIET))? == 0 {
+                    return Ok(Step::SourceEmpty);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The streams of one process while it runs: its copying tasks, its console, its logger.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use runtime::reap;
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::fifo::Target;
+use super::relay::{self, Source};
+use super::{Output, Stdin, Wiring};
+
+/// Between SIGTERM and SIGKILL for a logger that ignores the end of its input; containerd's own shim has the same.
+const LOGGER_GRACE: Duration = Duration::from_secs(12);
+
+type Fd = AsyncFd<OwnedFd>;
+
+/// Dropping it stops everything at once; [`Streams::finish`] lets it end by itself first.
+#[derive(Default)]
+pub struct Streams {
+    keeper: Option<OwnedFd>,
+    stdin: Option<JoinHandle<()>>,
+    outputs: Vec<JoinHandle<()>>,
+    console: Weak<Fd>,
+    logger: Option<(Arc<Fd>, JoinHandle<()>)>,
+}
+
+impl Wiring {
+    /// Starts to copy. `console` is the process's pty master if it has a terminal. On the event loop.
+    ///
+    /// Errors: the descriptors cannot be registered with the loop.
+    pub fn run(self, console: Option<OwnedFd>) -> io::Result<Streams> {
+        let mut streams = Streams::default();
+        let console = match console {
+            Some(master) => {
+                let flags = rustix::fs::fcntl_getfl(&master)?;
+                rustix::fs::fcntl_setfl(&master, flags | rustix::fs::OFlags::NONBLOCK)?;
+                Some(Arc::new(AsyncFd::new(master)?))
+            }
+            None => None,
+        };
+        streams.console = console.as_ref().map(Arc::downgrade).unwrap_or_default();
+        if let Some(pidfd) = self.logger.and_then(super::Logger::into_pidfd) {
+            let pidfd = Arc::new(AsyncFd::with_interest(pidfd, Interest::READABLE)?);
+            streams.logger = Some((Arc::clone(&pidfd), tokio::spawn(reap_logger(pidfd))));
+        }
+        let hangup = Arc::new(Notify::new());
+        for output in self.outputs {
+            streams.outputs.push(run_output(output, console.clone(), Arc::clone(&hangup))?);
+        }
+        if let Some(Stdin { from, keeper, to }) = self.stdin {
+            streams.keeper = Some(keeper);
+            let from = AsyncFd::with_interest(from, Interest::READABLE)?;
+            streams.stdin = match (to, console) {
+                (Some(pipe), _) => {
+                    let pipe = AsyncFd::with_interest(pipe, Interest::WRITABLE)?;
+                    Some(tokio::spawn(async move {
+                        // EPIPE: the process closed its stdin; dropping our end tells the client.
+                        let _ = relay::copy(&from, &pipe, Source::Pipe).await;
+                    }))
+                }
+                (None, Some(master)) => Some(tokio::spawn(async move {
+                    let _ = relay::copy(&from, &master, Source::Console).await;
+                    // All writers of the fifo are gone, ours included: the client has hung up, so the terminal does.
+                    // The kernel sends SIGHUP when the last descriptor of the master is closed.
+                    hangup.notify_one();
+                })),
+                (None, None) => None,
+            };
+        }
+        Ok(streams)
+    }
+}
+
+fn run_output(output: Output, console: Option<Arc<Fd>>, hangup: Arc<Notify>) -> io::Result<JoinHandle<()>> {
+    let (from, source) = match (output.from, console) {
+        (Some(pipe), _) => (Arc::new(AsyncFd::with_interest(pipe, Interest::READABLE)?), Source::Pipe),
+        (None, Some(master)) => (master, Source::Console),
+        (None, None) => return Ok(tokio::spawn(async {})),
+    };
+    // A descriptor of its own for each task: two outputs may share one fifo, and epoll takes a descriptor once.
+    let into = |fd: &OwnedFd| -> io::Result<Fd> {
+        AsyncFd::with_interest(fcntl_dupfd_cloexec(fd, 3)?, Interest::WRITABLE)
+    };
+    Ok(match output.to {
+        Target::Fifo(fifo) => {
+            let to = into(fifo.writer())?;
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ended = relay::copy(&from, &to, source) => {}
+                    () = hangup.notified() => {}
+                }
+                drop((from, to));
+                // The last output that used it ends the client's stream; not this task's end, which Delete waits for.
+                if let Some(fifo) = Arc::into_inner(fifo) {
+                    tokio::spawn(fifo.close());
+                }
+            })
+        }
+        Target::File(file) => tokio::spawn(async move {
+            tokio::select! {
+                _ended = relay::copy_to_file(from, file, source) => {}
+                () = hangup.notified() => {}
+            }
+        }),
+        Target::Pipe(pipe) => {
+            let to = into(&pipe)?;
+            drop(pipe);
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ended = relay::copy(&from, &to, source) => {}
+                    () = hangup.notified() => {}
+                }
+            })
+        }
+    })
+}
+
+/// A logger is a child of ours that no event speaks of.
+async fn reap_logger(pidfd: Arc<Fd>) {
+    while let Ok(mut ready) = pidfd.readable().await {
+        match reap::exit_status(pidfd.get_ref()) {
+            Ok(None) => ready.clear_ready(),
+            Ok(Some(_)) | Err(_) => return,
+        }
+    }
+}
+
+impl Streams {
+    /// CloseIO: our own writer of the stdin fifo goes. The process sees the end of file when the client's has gone too.
+    pub fn close_stdin(&mut self) {
+        self.keeper = None;
+    }
+
+    /// Sets the console's size, in characters. Without a console there is nothing to do.
+    pub fn resize(&self, width: u16, height: u16) -> io::Result<()> {
+        let Some(console) = self.console.upgrade() else { return Ok(()) };
+        let size = Winsize { ws_col: width, ws_row: height, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(console.get_ref(), size).map_err(io::Error::from)
+    }
+
+    /// Lets the outputs run dry, but no longer than `limit`: somebody outside the container's life may hold the pipe.
+    /// Afterwards everything is closed.
+    pub async fn finish(mut self, limit: Duration) {
+        self.keeper = None;
+        let deadline = Instant::now() + limit;
+        for output in &mut self.outputs {
+            if timeout_at(deadline, &mut *output).await.is_err() {
+                output.abort();
+            }
+        }
+        self.outputs.clear();
+        if let Some((pidfd, mut reaper)) = self.logger.take()
+            && timeout_at(deadline, &mut reaper).await.is_err()
+        {
+            // It has had the end of its input for long enough. The rest happens without the caller.
+            tokio::spawn(async move {
+                let _ = reap::signal(pidfd.get_ref(), 15);
+                tokio::select! {
+                    _reaped = &mut reaper => return,
+                    () = sleep(LOGGER_GRACE) => {}
+                }
+                let _ = reap::signal(pidfd.get_ref(), 9);
+                let _ = reaper.await;
+            });
+        }
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        self.stdin.iter().chain(&self.outputs).for_each(JoinHandle::abort);
+    }
+}
