@@ -3,10 +3,21 @@
 //! config.json is *compiled* into a flat plan of kernel operations; a child made by clone3 *runs* it. See `plan` for the
 //! vocabulary, `child` for the interpreter, `container` for what a living container owns.
 
+pub mod cgroup;
+pub mod child;
+pub mod clock;
+pub mod container;
 pub mod error;
+pub mod features;
+pub mod host;
 pub mod lifecycle;
+pub mod plan;
 pub mod reap;
+pub mod seccomp;
 pub mod spec;
 pub mod sys;
+pub mod version;
 
+pub use container::{Child, Container, Create, Exec, Record, StartBy, Stdio};
 pub use error::{Error, Kind, Result};
+pub use host::Host;

@@ -30,6 +30,11 @@ pub fn born<T, E>(make: impl FnOnce() -> std::result::Result<(u32, T), E>) -> st
     Ok(child)
 }
 
+/// The child with this pid has been reaped by other means (std's `Child::wait`): it is nobody's any more.
+pub fn forget(pid: u32) {
+    owned().remove(&pid);
+}
+
 /// How the child behind a pidfd ended, without blocking: its exit status, or 128 + signal; `None` while it runs.
 ///
 /// Reaps it, so this answers once. Errors: ECHILD if it was reaped already or is no child of ours.

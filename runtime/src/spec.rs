@@ -6,6 +6,7 @@
 pub mod check;
 pub mod linux;
 pub mod process;
+pub mod words;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,7 +29,7 @@ where
 
 /// The whole of config.json.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Spec {
     /// Version of the specification the bundle was made for.
     pub oci_version: String,
@@ -59,7 +60,7 @@ pub struct Spec {
 
 /// `/root`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Root {
     /// Absolute, or relative to the bundle.
     pub path: String,
@@ -70,7 +71,7 @@ pub struct Root {
 
 /// One entry of `/mounts`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Mount {
     /// Where, inside the container.
     pub destination: String,
@@ -93,7 +94,7 @@ pub struct Mount {
 
 /// `/hooks`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Hooks {
     /// Deprecated twin of createRuntime, run before it.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
@@ -133,7 +134,7 @@ impl Hooks {
 
 /// One hook.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Hook {
     /// Absolute path of the program.
     pub path: String,
@@ -146,6 +147,42 @@ pub struct Hook {
     /// Seconds after which it is killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<i64>,
+}
+
+/// Makes structs that are JSON objects and nothing else: what serde derives would also take an array for a struct, field by
+/// field, and `"resources": []` would mean "no limits". serde's `remote = "Self"` leaves the trait to us.
+macro_rules! objects {
+    ($($name:ident)*) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+                struct Object;
+                impl<'de> serde::de::Visitor<'de> for Object {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                        f.write_str("an object")
+                    }
+
+                    fn visit_map<M: serde::de::MapAccess<'de>>(self, map: M) -> std::result::Result<$name, M::Error> {
+                        $name::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+                    }
+                }
+                d.deserialize_map(Object)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+                $name::serialize(self, s)
+            }
+        }
+    )*};
+}
+
+objects! {
+    Spec Root Mount Hooks Hook Linux IdMapping Namespace Device Resources DeviceRule Memory Cpu Pids BlockIo
+    WeightDevice ThrottleDevice HugepageLimit Network InterfacePriority Rdma Seccomp SyscallRule SyscallArg
+    Personality TimeOffset Process ConsoleSize User Capabilities Rlimit Scheduler IoPriority CpuAffinity
 }
 
 impl Spec {

@@ -1,130 +1,69 @@
 //! Raw system calls that our libraries lack: prototype, man section, SAFETY; nothing else.
 
-use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+mod bpf;
+mod mount;
+mod process;
+mod seccomp;
 
 use rustix::io::Errno;
 
-// ---- children and signals of this process (reap.rs, the shim) -------------------------------------------------------
+pub use bpf::*;
+pub use mount::*;
+pub use process::*;
+pub use seccomp::*;
 
-/// `int waitid(idtype_t idtype, id_t id, siginfo_t *infop, int options)` without waiting — waitid(2). rustix has the call
-/// but not si_pid, without which a child that was only peeked at cannot be told from another.
+/// `long syscall(long number, ...)` — the bare instruction, without errno, TLS or cancellation; see syscall(2).
 ///
-/// Answers the child's pid and its exit status (or 128 + signal), `None` if no child has ended. With `pidfd` only that
-/// child is asked for; `reap` takes it away, otherwise it stays a zombie.
-pub fn ended_child(pidfd: Option<BorrowedFd<'_>>, reap: bool) -> Result<Option<(u32, i32)>, Errno> {
-    let (kind, id) = match pidfd {
-        // A descriptor is never negative.
-        Some(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
-        None => (libc::P_ALL, 0),
-    };
-    let peek = if reap { 0 } else { libc::WNOWAIT };
-    // SAFETY: siginfo_t is plain integers and pointers, for which zeroes are a value.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `info` is a live siginfo_t that the call fills, and the descriptor is borrowed for the whole call.
-    if unsafe { libc::waitid(kind, id, &mut info, libc::WEXITED | libc::WNOHANG | peek) } != 0 {
-        return Err(last_errno());
-    }
-    // SAFETY: waitid succeeded, so these fields are those of SIGCHLD, or all zero when no child has ended.
-    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-    if pid == 0 {
-        return Ok(None);
-    }
-    Ok(Some((pid.unsigned_abs(), if info.si_code == libc::CLD_EXITED { status } else { 128 + status })))
-}
-
-/// `int pidfd_send_signal(int pidfd, int sig, siginfo_t *info, unsigned int flags)` with any number — pidfd_send_signal(2).
-/// rustix takes only signals that have a name, and clients send real-time ones and 0.
-pub fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
-    let info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: the descriptor is borrowed for the whole call; a null siginfo is what kill(2) would send.
-    let ret = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) };
-    if ret == 0 { Ok(()) } else { Err(last_errno()) }
-}
-
-/// Blocks these signals in the calling thread (and in all it will make) and answers a descriptor from which their
-/// numbers can be read: `int signalfd(int fd, const sigset_t *mask, int flags)` — signalfd(2), pthread_sigmask(3).
-pub fn signal_fd(signals: &[i32]) -> Result<OwnedFd, Errno> {
-    // SAFETY: sigset_t is plain integers; sigemptyset gives it its value and fails for no argument but a bad pointer.
-    let mut mask: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `mask` is a live sigset_t; sigaddset checks the number itself.
-    let bad =
-        unsafe { libc::sigemptyset(&mut mask) != 0 || signals.iter().any(|s| libc::sigaddset(&mut mask, *s) != 0) };
-    if bad {
-        return Err(Errno::INVAL);
-    }
-    // SAFETY: `mask` is initialised; the old mask is not wanted.
-    let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &mask, std::ptr::null_mut()) };
-    if error != 0 {
-        return Err(Errno::from_raw_os_error(error));
-    }
-    // SAFETY: -1 asks for a new descriptor; `mask` is initialised.
-    let fd = unsafe { libc::signalfd(-1, &mask, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(last_errno());
-    }
-    // SAFETY: the kernel has just made this descriptor for us and nobody else knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// `int posix_spawn(pid_t *pid, const char *path, …)` with descriptors put at given numbers — posix_spawn(3), which std's
-/// Command can only do for 0, 1 and 2. Signals are set back to their defaults, none is blocked. Answers the pid.
+/// Returns the kernel's answer: a value, or the negated errno in -4095..=-1.
 ///
-/// The sources must not be numbers that are targets as well.
-pub fn spawn(path: &CStr, argv: &[CString], env: &[CString], fds: &[(BorrowedFd<'_>, i32)]) -> Result<u32, Errno> {
-    let pointers = |strings: &[CString]| -> Vec<*mut libc::c_char> {
-        strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
-    };
-    let (argv, env) = (pointers(argv), pointers(env));
-    let mut pid = 0;
-    // SAFETY: all three are opaque structs for which the init calls below, made before any other use, give a value.
-    let (mut actions, mut attributes, mut signals): (libc::posix_spawn_file_actions_t, libc::posix_spawnattr_t, _) =
-        unsafe { (std::mem::zeroed(), std::mem::zeroed(), std::mem::zeroed()) };
-    // SAFETY: the structs are live and initialised in this order, and destroyed once after their last use; path, argv and
-    // env are NUL-terminated strings in null-terminated arrays that outlive the call, which copies nothing back into them
-    // (the `mut` in the prototype is historical, see "RATIONALE" in exec(3p)).
-    let error = unsafe {
-        libc::posix_spawn_file_actions_init(&mut actions);
-        libc::posix_spawnattr_init(&mut attributes);
-        libc::sigfillset(&mut signals);
-        libc::posix_spawnattr_setsigdefault(&mut attributes, &signals);
-        libc::sigemptyset(&mut signals);
-        libc::posix_spawnattr_setsigmask(&mut attributes, &signals);
-        let flags = libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
-        libc::posix_spawnattr_setflags(&mut attributes, flags as libc::c_short);
-        let mut error = 0;
-        for (fd, target) in fds {
-            error = error.max(libc::posix_spawn_file_actions_adddup2(&mut actions, fd.as_raw_fd(), *target));
-        }
-        if error == 0 {
-            error = libc::posix_spawn(&mut pid, path.as_ptr(), &actions, &attributes, argv.as_ptr(), env.as_ptr());
-        }
-        libc::posix_spawn_file_actions_destroy(&mut actions);
-        libc::posix_spawnattr_destroy(&mut attributes);
-        error
-    };
-    if error == 0 { Ok(pid.unsigned_abs()) } else { Err(Errno::from_raw_os_error(error)) }
-}
-
-/// `int mallopt(int param, int value)` with M_ARENA_MAX = 1 — mallopt(3). A short-lived worker thread would otherwise
-/// leave an arena of its own behind in a process that is to stay small.
-pub fn one_malloc_arena() {
-    // SAFETY: mallopt takes two integers and may be called at any time.
-    #[cfg(target_env = "gnu")]
+/// # Safety
+/// The caller answers for what the call does to memory, descriptors and the process; see the man page of the call.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) unsafe fn raw(number: libc::c_long, a: [usize; 6]) -> isize {
+    let ret: isize;
+    // SAFETY: the x86-64 calling convention of the kernel: number in rax, arguments in rdi rsi rdx r10 r8 r9, rcx and r11
+    // are clobbered, the stack is not touched. What the call itself does is the caller's obligation.
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number as isize => ret,
+            in("rdi") a[0], in("rsi") a[1], in("rdx") a[2], in("r10") a[3], in("r8") a[4], in("r9") a[5],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack)
+        );
     }
+    ret
 }
 
-/// `int malloc_trim(size_t pad)` — malloc_trim(3): gives freed pages back after a burst of work.
-pub fn trim_malloc() {
-    // SAFETY: takes an integer, locks the arenas itself.
-    #[cfg(target_env = "gnu")]
+/// See the x86-64 twin above.
+///
+/// # Safety
+/// As there.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+pub(crate) unsafe fn raw(number: libc::c_long, a: [usize; 6]) -> isize {
+    let ret: isize;
+    // SAFETY: the arm64 calling convention of the kernel: number in x8, arguments in x0 to x5, result in x0.
     unsafe {
-        libc::malloc_trim(0);
+        core::arch::asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") a[0] as isize => ret,
+            in("x1") a[1], in("x2") a[2], in("x3") a[3], in("x4") a[4], in("x5") a[5],
+            options(nostack)
+        );
     }
+    ret
 }
 
-fn last_errno() -> Errno {
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+/// Splits the kernel's answer into value and errno.
+#[inline(always)]
+pub(crate) fn answer(ret: isize) -> Result<usize, i32> {
+    if (-4095..0).contains(&ret) { Err(-ret as i32) } else { Ok(ret as usize) }
+}
+
+/// The same for callers outside the child.
+pub(crate) fn result(ret: isize) -> Result<usize, Errno> {
+    answer(ret).map_err(Errno::from_raw_os_error)
 }

@@ -11,7 +11,7 @@ pub type IntList = String;
 
 /// `/linux`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Linux {
     /// Map of the user namespace.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
@@ -68,7 +68,7 @@ pub struct Linux {
 
 /// One range of an id map.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct IdMapping {
     /// First id inside.
     #[serde(rename = "containerID")]
@@ -104,6 +104,7 @@ pub enum NamespaceKind {
 
 /// One entry of `/linux/namespaces`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(remote = "Self")]
 pub struct Namespace {
     /// Which kind.
     #[serde(rename = "type")]
@@ -115,7 +116,7 @@ pub struct Namespace {
 
 /// One entry of `/linux/devices`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Device {
     /// `c`, `u`, `b` or `p`.
     #[serde(rename = "type")]
@@ -141,7 +142,7 @@ pub struct Device {
 
 /// `/linux/resources`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Resources {
     /// Access rules in order, the last match wins.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
@@ -174,7 +175,7 @@ pub struct Resources {
 
 /// One entry of `/linux/resources/devices`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct DeviceRule {
     /// Allow or deny.
     #[serde(deserialize_with = "nullable")]
@@ -195,7 +196,7 @@ pub struct DeviceRule {
 
 /// `/linux/resources/memory`, bytes; -1 is unlimited.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Memory {
     /// Hard limit.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -228,7 +229,7 @@ pub struct Memory {
 
 /// `/linux/resources/cpu`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Cpu {
     /// Relative weight, 1024 is the default.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -261,7 +262,7 @@ pub struct Cpu {
 
 /// `/linux/resources/pids`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct Pids {
     /// Below zero is unlimited; `None` leaves it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -270,7 +271,7 @@ pub struct Pids {
 
 /// `/linux/resources/blockIO`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct BlockIo {
     /// 10 to 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -297,7 +298,7 @@ pub struct BlockIo {
 
 /// Weight of one block device.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct WeightDevice {
     /// Major number.
     pub major: i64,
@@ -313,7 +314,7 @@ pub struct WeightDevice {
 
 /// Limit of one block device.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct ThrottleDevice {
     /// Major number.
     pub major: i64,
@@ -325,7 +326,7 @@ pub struct ThrottleDevice {
 
 /// One entry of `/linux/resources/hugepageLimits`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct HugepageLimit {
     /// `2MB`, `1GB`, …
     pub page_size: String,
@@ -335,7 +336,7 @@ pub struct HugepageLimit {
 
 /// `/linux/resources/network` (v1)
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct Network {
     /// net_cls.classid
     #[serde(rename = "classID", skip_serializing_if = "Option::is_none")]
@@ -347,7 +348,7 @@ pub struct Network {
 
 /// Priority of one interface.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct InterfacePriority {
     /// Interface.
     pub name: String,
@@ -357,7 +358,7 @@ pub struct InterfacePriority {
 
 /// Limits of one RDMA device.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Rdma {
     /// hca_handle
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -369,7 +370,7 @@ pub struct Rdma {
 
 /// `/linux/seccomp`. Actions, operators, architectures and flags stay words here; the compiler checks them.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Seccomp {
     /// `SCMP_ACT_*`
     pub default_action: String,
@@ -395,7 +396,7 @@ pub struct Seccomp {
 
 /// One entry of `/linux/seccomp/syscalls`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct SyscallRule {
     /// System calls by name; names unknown to an architecture are skipped there.
     #[serde(deserialize_with = "nullable")]
@@ -412,7 +413,7 @@ pub struct SyscallRule {
 
 /// One condition on an argument.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct SyscallArg {
     /// 0 to 5.
     pub index: u32,
@@ -427,7 +428,7 @@ pub struct SyscallArg {
 
 /// `/linux/personality`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct Personality {
     /// `LINUX` or `LINUX32`.
     pub domain: String,
@@ -438,7 +439,7 @@ pub struct Personality {
 
 /// One entry of `/linux/timeOffsets`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct TimeOffset {
     /// Seconds.
     #[serde(deserialize_with = "nullable")]

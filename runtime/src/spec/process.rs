@@ -6,7 +6,7 @@ use super::{IntList, nullable};
 
 /// `/process`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Process {
     /// Give it a pseudo terminal.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
@@ -54,9 +54,27 @@ pub struct Process {
     pub exec_cpu_affinity: Option<CpuAffinity>,
 }
 
+impl Process {
+    /// What an exec takes from the container's own process where its payload says nothing: capabilities, limits, scheduling,
+    /// priority, profile, umask. The rest (user, environment, directory) is the payload's alone, as with runc.
+    pub fn inherit(&mut self, init: &Process) {
+        self.capabilities = self.capabilities.take().or_else(|| init.capabilities.clone());
+        self.scheduler = self.scheduler.take().or_else(|| init.scheduler.clone());
+        self.io_priority = self.io_priority.take().or_else(|| init.io_priority.clone());
+        self.exec_cpu_affinity = self.exec_cpu_affinity.take().or_else(|| init.exec_cpu_affinity.clone());
+        self.user.umask = self.user.umask.or(init.user.umask);
+        if self.rlimits.is_empty() {
+            self.rlimits.clone_from(&init.rlimits);
+        }
+        if self.apparmor_profile.is_empty() {
+            self.apparmor_profile.clone_from(&init.apparmor_profile);
+        }
+    }
+}
+
 /// `/process/consoleSize`
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct ConsoleSize {
     /// Rows.
     pub height: u16,
@@ -66,7 +84,7 @@ pub struct ConsoleSize {
 
 /// `/process/user`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct User {
     /// In the container's user namespace.
     pub uid: u32,
@@ -82,7 +100,7 @@ pub struct User {
 
 /// `/process/capabilities`: the five sets, each a list of `CAP_*` names.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct Capabilities {
     /// See capabilities(7).
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
@@ -103,7 +121,7 @@ pub struct Capabilities {
 
 /// One entry of `/process/rlimits`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct Rlimit {
     /// `RLIMIT_NOFILE` and the like.
     #[serde(rename = "type")]
@@ -116,7 +134,7 @@ pub struct Rlimit {
 
 /// `/process/scheduler`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct Scheduler {
     /// `SCHED_*`
     pub policy: String,
@@ -142,7 +160,7 @@ pub struct Scheduler {
 
 /// `/process/ioPriority`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct IoPriority {
     /// `IOPRIO_CLASS_RT`, `IOPRIO_CLASS_BE` or `IOPRIO_CLASS_IDLE`.
     pub class: String,
@@ -153,7 +171,7 @@ pub struct IoPriority {
 
 /// `/process/execCPUAffinity`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct CpuAffinity {
     /// Before the group is joined.
     #[serde(deserialize_with = "nullable")]

@@ -1,0 +1,142 @@
+//! Calls of a client program: always with a time limit, everything they say captured.
+
+use crate::{Outcome, ensure};
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// What a client call left.
+#[derive(Clone)]
+pub struct Output {
+    /// The exit code; 128+n for a client that a signal ended.
+    pub code: i32,
+    /// What it wrote.
+    pub stdout: Vec<u8>,
+    /// What it complained.
+    pub stderr: Vec<u8>,
+    /// How it was called, for messages.
+    pub call: String,
+}
+
+impl Output {
+    /// The standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// The standard error as text.
+    pub fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Itself if the exit code is the one given.
+    pub fn exited(self, code: i32) -> Outcome<Output> {
+        ensure!(self.code == code, "exit code {} instead of {code}\n{}", self.code, self.report());
+        Ok(self)
+    }
+
+    /// Itself if the call succeeded.
+    pub fn ok(self) -> Outcome<Output> {
+        self.exited(0)
+    }
+
+    /// Itself if the call failed and stderr holds the words.
+    pub fn failed_with(self, words: &str) -> Outcome<Output> {
+        ensure!(self.code != 0, "succeeded, but should fail with {words:?}\n{}", self.report());
+        ensure!(self.errors().contains(words), "stderr lacks {words:?}\n{}", self.report());
+        Ok(self)
+    }
+
+    /// Itself if stdout holds the words.
+    pub fn says(self, words: &str) -> Outcome<Output> {
+        ensure!(self.text().contains(words), "stdout lacks {words:?}\n{}", self.report());
+        Ok(self)
+    }
+
+    /// The call and all it said, cut to a readable length.
+    pub fn report(&self) -> String {
+        let cut = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(4000)]).into_owned();
+        format!("$ {}\ncode: {}\nstdout: {}\nstderr: {}", self.call, self.code, cut(&self.stdout), cut(&self.stderr))
+    }
+}
+
+/// A client call under way.
+pub struct Running {
+    child: Child,
+    stdin: Option<std::process::ChildStdin>,
+    stdout: JoinHandle<Vec<u8>>,
+    stderr: JoinHandle<Vec<u8>>,
+    call: String,
+    end: Instant,
+}
+
+/// Starts a client. Its stdin is a pipe that stays open until it exits: a client whose stdin ends before the
+/// task runs can hang with the stock shim, so an early end of file is only given by tests about it.
+pub fn start(mut command: Command, call: String, limit: Duration) -> Outcome<Running> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let stdin = child.stdin.take();
+    let stdout = read_all(child.stdout.take().ok_or("no stdout")?);
+    let stderr = read_all(child.stderr.take().ok_or("no stderr")?);
+    // The client's own limit is enforced inside (`timeout`); this one is for a hung `nsenter`.
+    Ok(Running { child, stdin, stdout, stderr, call, end: Instant::now() + limit + Duration::from_secs(5) })
+}
+
+fn read_all(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes);
+        bytes
+    })
+}
+
+/// Newer clients warn of hosts with cgroup v1 on every call; that is not what tests look at.
+fn without_warnings(stderr: &[u8]) -> Vec<u8> {
+    let lines = stderr.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| !String::from_utf8_lossy(line).contains("msg=\"DEPRECATION")).flatten().copied().collect()
+}
+
+impl Running {
+    /// Writes to the client's stdin.
+    pub fn write(&mut self, bytes: &[u8]) -> Outcome {
+        self.stdin.as_mut().ok_or("stdin is closed")?.write_all(bytes)?;
+        Ok(())
+    }
+
+    /// Takes the stdin out, to be written or closed by the test.
+    pub fn take_stdin(&mut self) -> Option<std::process::ChildStdin> {
+        self.stdin.take()
+    }
+
+    /// Whether the client has exited.
+    pub fn is_over(&mut self) -> Outcome<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Waits for the client's end; an error if the time limit was what ended it.
+    pub fn wait(mut self) -> Outcome<Output> {
+        use std::os::unix::process::ExitStatusExt;
+        let mut timed_out = false;
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            if Instant::now() > self.end {
+                timed_out = true;
+                self.child.kill()?;
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        };
+        drop(self.stdin.take());
+        let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
+        let close_to_end = Instant::now() + Duration::from_secs(5) >= self.end;
+        let output = Output {
+            code,
+            stdout: self.stdout.join().map_err(|_| "reader of stdout panicked")?,
+            stderr: without_warnings(&self.stderr.join().map_err(|_| "reader of stderr panicked")?),
+            call: self.call,
+        };
+        ensure!(!timed_out && !(close_to_end && matches!(code, 124 | 137)), "timed out\n{}", output.report());
+        Ok(output)
+    }
+}

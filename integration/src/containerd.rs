@@ -1,0 +1,310 @@
+//! One containerd of the test bed, on a [`Host`] of its own.
+
+use crate::events::Collector;
+use crate::host::Host;
+use crate::residue::Residue;
+use crate::{Outcome, Output, client, ensure, eventually};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// The image that `scripts/busybox-image` makes.
+pub const IMAGE: &str = "docker.io/library/mini-busybox:latest";
+/// The time limit of a client call that names none. Long, because machines that test may be busy.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+const SOCKET: &str = "/run/containerd/containerd.sock";
+const STATE: &str = "/run/containerd";
+const TRIPWIRE: &str = "/run/tripwire";
+
+/// A containerd of the test bed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// Debian 12's: Task v2, plain address.
+    C1_6,
+    /// The newer suites': Task v3, plain address or JSON.
+    C2_1,
+    /// Built from its module: protobuf bootstrap.
+    C2_3,
+}
+
+impl Version {
+    /// All of them, oldest first.
+    pub const ALL: [Version; 3] = [Version::C1_6, Version::C2_1, Version::C2_3];
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Version::C1_6 => "1.6",
+            Version::C2_1 => "2.1",
+            Version::C2_3 => "2.3",
+        })
+    }
+}
+
+/// What runs the containers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Runtime {
+    /// The program under test.
+    Mini,
+    /// The reference: containerd's own shim with runc.
+    Runc,
+}
+
+impl Runtime {
+    /// The name clients give.
+    pub fn name(self) -> &'static str {
+        match self {
+            Runtime::Mini => "io.containerd.mini.v2",
+            Runtime::Runc => "io.containerd.runc.v2",
+        }
+    }
+}
+
+impl fmt::Display for Runtime {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Runtime::Mini => "mini",
+            Runtime::Runc => "runc",
+        })
+    }
+}
+
+/// A running containerd with the image in it.
+pub struct Containerd {
+    /// Its version.
+    pub version: Version,
+    /// The runtime its tests use; decides what is in its PATH.
+    pub runtime: Runtime,
+    /// The namespaces it runs in.
+    pub host: Host,
+    /// The containerd namespace of the tests, and so the cgroup above their containers: nobody else's.
+    pub namespace: String,
+    /// Its state before the first container.
+    before: Option<Residue>,
+    daemon: Mutex<Option<Child>>,
+    events: Mutex<Option<Collector>>,
+    seen: Arc<Mutex<Vec<crate::events::Event>>>,
+    directory: tempfile::TempDir,
+    path: String,
+}
+
+/// Where `scripts/testbed` has put things.
+pub fn testbed() -> PathBuf {
+    std::env::var_os("MINI_TESTBED").map_or_else(|| PathBuf::from("/var/cache/mini-testbed"), PathBuf::from)
+}
+
+/// Where the programs under test are: MINI_BIN_DIR, else where cargo puts binaries beside this test.
+pub fn bin_dir() -> Outcome<PathBuf> {
+    if let Some(dir) = std::env::var_os("MINI_BIN_DIR") {
+        return Ok(PathBuf::from(dir));
+    }
+    let test = std::env::current_exe()?;
+    Ok(test.parent().and_then(Path::parent).ok_or("this test has no target directory")?.to_path_buf())
+}
+
+impl Containerd {
+    /// Starts one and imports the image.
+    pub fn start(version: Version, runtime: Runtime) -> Outcome<Containerd> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let bed = testbed();
+        let own = bed.join(format!("c{version}/bin"));
+        let image = bed.join("image/busybox.tar");
+        ensure!(image.exists() && own.join("containerd").exists(), "run scripts/testbed first: {bed:?} is not filled");
+        let first = match runtime {
+            // On mini no other runtime may be executed: the tripwires stand before everything.
+            Runtime::Mini => {
+                let binaries = bin_dir()?;
+                let shim = binaries.join("containerd-shim-mini-v2");
+                ensure!(shim.exists(), "{shim:?} is missing: build it, or say where it is by MINI_BIN_DIR");
+                format!("{}:{}", bed.join("tripwire").display(), binaries.display())
+            }
+            Runtime::Runc => own.display().to_string(),
+        };
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let mut containerd = Containerd {
+            version,
+            runtime,
+            host: Host::start()?,
+            namespace: format!("mini-test-{}-{number}", std::process::id()),
+            before: None,
+            daemon: Mutex::new(None),
+            events: Mutex::new(None),
+            seen: Arc::default(),
+            directory: tempfile::Builder::new().prefix("mini-test-").tempdir_in("/var/tmp")?,
+            path: format!("{first}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        };
+        containerd.configure()?;
+        containerd.launch()?;
+        let image = image.to_str().ok_or("the test bed's path is not UTF-8")?;
+        containerd.ctr(&["images", "import", "--snapshotter", "overlayfs", image])?.ok()?;
+        containerd.before = Some(Residue::of(&containerd)?);
+        Ok(containerd)
+    }
+
+    fn configure(&self) -> Outcome {
+        let (format, cri) = match self.version {
+            Version::C1_6 => (2, r#""io.containerd.grpc.v1.cri""#),
+            _ => (3, r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime""#),
+        };
+        // Without CRI; without what would leave directories of its own outside root and state (nri, opt); without
+        // the snapshotters nobody uses here.
+        let config = format!(
+            r#"version = {format}
+root = "{root}"
+state = "{STATE}"
+disabled_plugins = [{cri}, "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt",
+  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
+[grpc]
+address = "{SOCKET}"
+[debug]
+level = "debug"
+"#,
+            root = self.directory.path().join("root").display(),
+        );
+        std::fs::write(self.directory.path().join("config.toml"), config)?;
+        Ok(())
+    }
+
+    fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn launch(&self) -> Outcome {
+        let log = std::fs::File::options().create(true).append(true).open(self.log())?;
+        let program = testbed().join(format!("c{}/bin/containerd", self.version));
+        let config = self.directory.path().join("config.toml");
+        let (program, config) = (program.display().to_string(), config.display().to_string());
+        let env = [("PATH", self.path.as_str()), ("MINI_TRIPWIRE", TRIPWIRE)];
+        let daemon = self
+            .host
+            .command(None, &env, &[&program, "--config", &config])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        *Self::lock(&self.daemon) = Some(daemon);
+        eventually(LIMIT, || self.ctr(&["version"])?.ok().map(drop)).map_err(|error| self.with_log(&error))?;
+        let call = self.command(None, &["events"]);
+        *Self::lock(&self.events) = Some(Collector::start(call, self.seen.clone())?);
+        let mark = format!("mark-{}", Self::lock(&self.seen).len());
+        // The collector is there once it shows an event that was caused after its start.
+        eventually(LIMIT, || {
+            self.ctr(&["namespaces", "label", &self.namespace, &format!("{mark}=x")])?;
+            let seen = Self::lock(&self.seen);
+            ensure!(seen.iter().any(|event| event.message.to_string().contains(&mark)), "ctr events shows nothing");
+            Ok(())
+        })
+    }
+
+    fn with_log(&self, error: &libtest_mimic::Failed) -> String {
+        format!("{}\ncontainerd's log ends:\n{}", error.message().unwrap_or_default(), self.log_tail(20))
+    }
+
+    /// The file of containerd's log, shims' included.
+    pub fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    /// The last lines of the log.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let log = std::fs::read(self.log()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let all: Vec<&str> = log.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// A directory that tests may use, removed at the end.
+    pub fn scratch(&self) -> PathBuf {
+        self.directory.path().join("scratch")
+    }
+
+    /// The pid, on its host, of containerd.
+    pub fn pid(&self) -> Outcome<u32> {
+        let processes = self.host.processes()?;
+        let mut found = processes.iter().filter(|(_, argv)| argv[0].ends_with("/bin/containerd"));
+        Ok(found.next().ok_or("containerd does not run")?.0)
+    }
+
+    /// `kill -9` of containerd; containers and shims stay. Returns when it is gone.
+    pub fn kill(&self) -> Outcome {
+        self.host.kill(self.pid()?, "KILL")?;
+        if let Some(mut daemon) = Self::lock(&self.daemon).take() {
+            daemon.wait()?;
+        }
+        *Self::lock(&self.events) = None;
+        Ok(())
+    }
+
+    /// Starts it again after [`Containerd::kill`], with the same state.
+    pub fn restart(&self) -> Outcome {
+        self.launch()
+    }
+
+    /// A call of ctr in the tests' namespace, not started.
+    pub fn command(&self, limit: Option<Duration>, arguments: &[&str]) -> Command {
+        let ctr = testbed().join(format!("c{}/bin/ctr", self.version)).display().to_string();
+        let mut argv = vec![ctr.as_str(), "--namespace", &self.namespace];
+        argv.extend(arguments);
+        self.host.command(limit, &[("CONTAINERD_ADDRESS", SOCKET)], &argv)
+    }
+
+    /// Starts ctr.
+    pub fn ctr_start(&self, limit: Duration, arguments: &[&str]) -> Outcome<client::Running> {
+        client::start(self.command(Some(limit), arguments), format!("ctr {}", arguments.join(" ")), limit)
+    }
+
+    /// Runs ctr to its end.
+    pub fn ctr(&self, arguments: &[&str]) -> Outcome<Output> {
+        self.ctr_start(LIMIT, arguments)?.wait()
+    }
+
+    /// The events so far and to come.
+    pub fn events<T>(&self, look: impl FnOnce(&Collector) -> Outcome<T>) -> Outcome<T> {
+        // A collector of the same list: tests wait side by side, so none may hold the lock while it waits.
+        let view = Collector::view(self.seen.clone());
+        look(&view)
+    }
+
+    /// The bundle directory of a container, as the machine sees it.
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        self.host.path(format!("{STATE}/io.containerd.runtime.v2.task/{}/{id}", self.namespace))
+    }
+
+    /// The calls of other runtimes that a tripwire noted.
+    pub fn tripped(&self) -> Option<String> {
+        std::fs::read_to_string(self.host.path(TRIPWIRE))
+            .or_else(|_| std::fs::read_to_string(self.host.path("/run/containerd/tripwire")))
+            .ok()
+    }
+
+    /// What is there now and was not before the first container, after some seconds of grace.
+    pub fn assert_nothing_left(&self) -> Outcome {
+        match &self.before {
+            Some(before) => before.assert_unchanged_after(self, Duration::from_secs(15)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        *Self::lock(&self.events) = None;
+        // Everything ends with the pid namespace; only the cgroups outlive it.
+        self.host.stop();
+        if let Some(mut daemon) = Self::lock(&self.daemon).take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        for group in crate::residue::cgroups_of(&self.namespace) {
+            // Deepest first; groups of killed processes take a moment to become empty.
+            let _ = eventually(Duration::from_secs(5), || Ok(std::fs::remove_dir(&group)?));
+        }
+    }
+}

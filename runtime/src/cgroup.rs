@@ -1,0 +1,385 @@
+//! Control groups with the cgroupfs driver, on version 1, version 2, and both at once.
+//!
+//! A container has one group on every hierarchy that is mounted. [`Layout`] says which there are; [`Cgroup::create`]
+//! makes the groups, [`Cgroup::attach`] hands out what a child needs to be born in them, [`Cgroup::apply`] writes the
+//! limits, and the rest is the life of the group until [`Cgroup::remove`]. Each controller is used where it is: on a
+//! hybrid host most are on version 1 and some may be on the `unified` tree, so version 1 and 2 are not two drivers but
+//! a property of each controller's [`Place`].
+#![forbid(unsafe_code)]
+
+mod devices;
+mod file;
+mod freeze;
+mod kill;
+mod layout;
+mod limits;
+mod oom;
+mod stats;
+mod tree;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+pub use freeze::Freezer;
+pub use layout::{Hierarchy, Layout, Unified};
+pub use oom::Oom;
+pub use stats::*;
+
+use crate::error::{Error, Kind, Result};
+use crate::spec::Resources;
+
+/// Which interface a controller has on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+/// A group on one hierarchy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The hierarchy's controllers, or `name=…`; on version 2 those that its root offers.
+    pub controllers: Vec<String>,
+    /// Where the hierarchy is mounted.
+    pub mount: PathBuf,
+    /// The group, relative to the mount, without a leading slash; never empty.
+    pub group: String,
+}
+
+impl Place {
+    /// The group's directory.
+    pub fn dir(&self) -> PathBuf {
+        self.mount.join(&self.group)
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
+}
+
+/// Where a container's groups are; goes into the state file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// One group on each version 1 hierarchy.
+    pub v1: Vec<Place>,
+    /// The group in the version 2 tree, if there is one.
+    pub unified: Option<Place>,
+}
+
+impl Record {
+    /// Where a controller is: its version and our group's directory there. The empty name is the version 2 tree itself.
+    fn find(&self, controller: &str) -> Option<(Version, PathBuf)> {
+        if let Some(place) = self.v1.iter().find(|p| p.has(controller)) {
+            return Some((Version::V1, place.dir()));
+        }
+        let unified = self.unified.as_ref()?;
+        (controller.is_empty() || unified.has(controller)).then(|| (Version::V2, unified.dir()))
+    }
+
+    /// The freezer is a controller on version 1, and part of every group on version 2.
+    fn freezer(&self) -> Option<(Version, PathBuf)> {
+        self.find("freezer").or_else(|| self.find(""))
+    }
+
+    /// No version 1 controller at all.
+    fn is_unified(&self) -> bool {
+        self.unified.is_some() && self.v1.iter().all(|p| p.controllers.iter().all(|c| c.starts_with("name=")))
+    }
+
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        self.v1.iter().chain(&self.unified)
+    }
+}
+
+/// How long a removal waits, in all, for processes that are on their way out.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One container's group on every hierarchy. Holds no descriptor until statistics are asked for.
+#[derive(Debug)]
+pub struct Cgroup {
+    record: Record,
+    stats: stats::Dirs,
+}
+
+/// What a child needs to be in the group from its first instruction on.
+#[derive(Debug)]
+pub struct Attach {
+    /// The directory for `CLONE_INTO_CGROUP`; `None` where there is no version 2 tree.
+    pub into: Option<OwnedFd>,
+    /// Open files, with their paths, into each of which the child, still single-threaded, writes `0`.
+    pub tasks: Vec<(String, OwnedFd)>,
+}
+
+impl Cgroup {
+    /// Makes the groups for `linux.cgroupsPath` (or, when that is empty, for the container's id), see [`Layout`] for how
+    /// it is resolved. On version 1 the cpuset is inherited, on version 2 controllers are enabled from the top.
+    ///
+    /// # Errors
+    /// All with the pointer `/linux/cgroupsPath` where the path is to blame: a systemd path, a path to the root, a group
+    /// that has processes or is frozen. Nothing that this call has made is left then.
+    pub fn create(layout: &Layout, cgroups_path: &str, id: &str) -> Result<Cgroup> {
+        let record = layout.place(cgroups_path, id)?;
+        let made = tree::make(&record)?;
+        if let Some((version, dir)) = record.freezer()
+            && freeze::held(&dir, version).is_ok_and(|held| held)
+        {
+            let reason = "container's cgroup unexpectedly frozen";
+            return Err(Error::new(Kind::State, "", "", reason).at("/linux/cgroupsPath"));
+        }
+        for dir in record.places().map(Place::dir).filter(|dir| !made.contains(dir)) {
+            tree::refuse_taken(&dir)?;
+        }
+        made.keep();
+        Ok(Cgroup { record, stats: stats::Dirs::default() })
+    }
+
+    /// The groups of a container that exists, from what [`Cgroup::record`] gave. They may be gone; then the calls on
+    /// them answer [`Kind::NotFound`], and [`Cgroup::remove`] succeeds.
+    ///
+    /// # Errors
+    /// The record names a hierarchy that this machine does not have, or no group below one.
+    pub fn open(layout: &Layout, record: &Record) -> Result<Cgroup> {
+        let sound = |p: &Place| !p.group.is_empty() && layout::clean(&p.group) == p.group;
+        if !layout.knows(record) || !record.places().all(sound) || record.places().next().is_none() {
+            return Err(Error::new(Kind::Invalid, "", "", "the recorded cgroup is not one of this host"));
+        }
+        Ok(Cgroup { record: record.clone(), stats: stats::Dirs::default() })
+    }
+
+    /// Where the groups are.
+    pub fn record(&self) -> Record {
+        self.record.clone()
+    }
+
+    /// Opens what a child about to be cloned needs: the init of the container, or an exec.
+    ///
+    /// # Errors
+    /// A group is gone ([`Kind::NotFound`]), or a version 1 cpuset is still empty and cannot inherit.
+    pub fn attach(&self) -> Result<Attach> {
+        self.attach_to("")
+    }
+
+    /// [`Cgroup::attach`] to a group below the container's own, which must exist (`exec --cgroup`).
+    ///
+    /// # Errors
+    /// As there; and a `..` in the path.
+    pub fn attach_to(&self, sub: &str) -> Result<Attach> {
+        if sub.split('/').any(|part| part == "..") {
+            return Err(Error::new(Kind::Invalid, "", "", format!("bad sub cgroup path: {sub}")));
+        }
+        let sub = sub.trim_matches('/');
+        let at = |place: &Place| if sub.is_empty() { place.dir() } else { place.dir().join(sub) };
+        let mut tasks = Vec::with_capacity(self.record.v1.len());
+        for place in &self.record.v1 {
+            if place.has("cpuset") {
+                let mut dir = place.dir();
+                tree::inherit_cpuset(&dir)?;
+                for part in sub.split('/').filter(|part| !part.is_empty()) {
+                    dir.push(part);
+                    tree::inherit_cpuset(&dir)?;
+                }
+            }
+            let path = at(place).join("tasks");
+            let fd = file::open(&path, OFlags::WRONLY).map_err(|e| file::fault("open", &path, e))?;
+            tasks.push((path.to_string_lossy().into_owned(), fd));
+        }
+        let Some(place) = &self.record.unified else { return Ok(Attach { into: None, tasks }) };
+        let dir = at(place);
+        if file::get(&dir.join("cgroup.type")).is_ok_and(|t| t.trim() == "threaded") {
+            // A threaded group takes threads one by one; the child of a clone is one.
+            let path = dir.join("cgroup.threads");
+            let fd = file::open(&path, OFlags::WRONLY).map_err(|e| file::fault("open", &path, e))?;
+            tasks.push((path.to_string_lossy().into_owned(), fd));
+            return Ok(Attach { into: None, tasks });
+        }
+        let fd = file::open(&dir, OFlags::DIRECTORY | OFlags::PATH).map_err(|e| file::fault("open", &dir, e))?;
+        Ok(Attach { into: Some(fd), tasks })
+    }
+
+    /// [`Cgroup::attach`] for an exec into a container whose init has moved into a group of its own below (systemd or a
+    /// docker in the container): once it hands controllers down, the container's group itself takes no process in, and
+    /// the clone fails with EBUSY. On version 2 the child is then born where `pid` is.
+    ///
+    /// # Errors
+    /// As there. A process that is not in the group is as good as none: the answer is that of [`Cgroup::attach`].
+    pub fn attach_beside(&self, pid: u32) -> Result<Attach> {
+        let mut attach = self.attach()?;
+        if let (Some(place), Some(_)) = (&self.record.unified, &attach.into)
+            && let Some(group) = tree::holder(&place.dir(), pid)?
+        {
+            attach.into = Some(group);
+        }
+        Ok(attach)
+    }
+
+    /// Gives the version 2 group to a user of the host, for a container with its own cgroup namespace and a writable
+    /// `/sys/fs/cgroup`. Nothing happens on version 1, where it would not be safe.
+    ///
+    /// # Errors
+    /// The kernel refuses the change of owner.
+    pub fn delegate(&self, uid: u32) -> Result<()> {
+        match &self.record.unified {
+            Some(place) if self.record.is_unified() => tree::give(&place.dir(), uid),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes every limit of a new container, and its device rules: all is denied but what the rules and runc's default
+    /// list allow, also when the spec has no rules.
+    ///
+    /// # Errors
+    /// The first value that the kernel, or this host's version, refuses, with its pointer below `/linux/resources`.
+    pub fn apply(&self, r: &Resources) -> Result<()> {
+        self.limit(r)?;
+        devices::apply(&self.record, &r.devices)
+    }
+
+    /// Changes the limits that are given and leaves the others. Device rules, if there are any, replace the present ones
+    /// without denying in between what both allow.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`]; what was written before the error stays.
+    pub fn update(&self, r: &Resources) -> Result<()> {
+        self.limit(r)?;
+        if r.devices.is_empty() { Ok(()) } else { devices::apply(&self.record, &r.devices) }
+    }
+
+    fn limit(&self, r: &Resources) -> Result<()> {
+        let host = limits::Host {
+            version: &|name| self.record.find(name).map(|(version, _)| version),
+            current: &|controller, name| {
+                let (_, dir) = self.record.find(controller)?;
+                file::get(&dir.join(name)).ok()
+            },
+            unified: self.record.is_unified(),
+        };
+        let writes = limits::list(r, &host)?;
+        limits::refuse_threaded(&writes, &self.record)?;
+        limits::perform(&writes, &self.record)
+    }
+
+    fn freezer(&self) -> Result<(Version, PathBuf)> {
+        let none = || Error::new(Kind::Unsupported, "", "", "this host has no freezer");
+        self.record.freezer().ok_or_else(none)
+    }
+
+    /// Stops every process of the group; returns when they stand still. On failure the group runs again.
+    ///
+    /// # Errors
+    /// "unable to freeze"; no freezer on this host; the group is gone.
+    pub fn freeze(&self) -> Result<()> {
+        let (version, dir) = self.freezer()?;
+        freeze::freeze(&dir, version)
+    }
+
+    /// Lets the group run again.
+    ///
+    /// # Errors
+    /// No freezer on this host; the group is gone.
+    pub fn thaw(&self) -> Result<()> {
+        let (version, dir) = self.freezer()?;
+        freeze::thaw(&dir, version)
+    }
+
+    /// What the freezer says: also whether it is still at it. A frozen parent does not count.
+    ///
+    /// # Errors
+    /// No freezer on this host; the group is gone.
+    pub fn freezer_state(&self) -> Result<Freezer> {
+        let (version, dir) = self.freezer()?;
+        freeze::state(&dir, version)
+    }
+
+    /// True if this group was frozen and all of it stands still.
+    ///
+    /// # Errors
+    /// As [`Cgroup::freezer_state`].
+    pub fn is_frozen(&self) -> Result<bool> {
+        Ok(self.freezer_state()? == Freezer::Frozen)
+    }
+
+    /// Sends a signal to every process of the group and of those below. SIGKILL is thorough: it also reaches what is
+    /// being forked and what is frozen (which is thawed on version 1, where it could not die otherwise). It does not wait
+    /// for the processes to be gone. A group that is gone has nobody left, and that is fine.
+    ///
+    /// # Errors
+    /// The kernel refuses the signal.
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        let gone_is_fine = |result: Result<()>| match result {
+            Err(e) if e.kind == Kind::NotFound => Ok(()),
+            other => other,
+        };
+        let pids = || self.pids();
+        if signal != libc::SIGKILL {
+            return gone_is_fine(self.pids().and_then(|now| kill::signal(&now, signal, &pids)));
+        }
+        let done = match self.record.find("") {
+            Some((_, dir)) => kill::at_once(&dir),
+            None => Ok(false),
+        };
+        let freezer = self.record.freezer();
+        let freezer = freezer.as_ref().map(|(version, dir)| (dir.as_path(), *version));
+        match (done, freezer) {
+            (Ok(true), Some((dir, Version::V1))) => {
+                // Whoever is in the version 1 group alone (an exec by another tool) has not been reached yet.
+                let group = || tree::pids(dir);
+                let strays = group().and_then(|pids| kill::signal(&pids, libc::SIGKILL, &group));
+                gone_is_fine(freeze::thaw(dir, Version::V1)).and(gone_is_fine(strays))
+            }
+            (Ok(true), _) => Ok(()),
+            (Err(e), _) if e.kind != Kind::NotFound => Err(e),
+            _ => gone_is_fine(kill::held_still(freezer, &pids)),
+        }
+    }
+
+    /// The processes of the group and of those below, in the numbers of our pid namespace.
+    ///
+    /// # Errors
+    /// The group is gone ([`Kind::NotFound`]).
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        let v1 = || ["freezer", "devices", "pids", "memory"].iter().find_map(|name| self.record.find(name));
+        let place = self.record.find("").or_else(v1).map(|(_, dir)| dir);
+        let place = place.or_else(|| self.record.v1.first().map(Place::dir));
+        tree::pids(&place.ok_or_else(|| Error::new(Kind::NotFound, "", "", "no control group"))?)
+    }
+
+    /// Everything that the group's controllers count, now.
+    ///
+    /// # Errors
+    /// The group is gone ([`Kind::NotFound`]).
+    pub fn stats(&self) -> Result<Stats> {
+        stats::read(&self.record, &self.stats)
+    }
+
+    /// A watcher for kills by the kernel for want of memory in this group; arm it before the first process starts.
+    ///
+    /// # Errors
+    /// No memory controller; the group is gone.
+    pub fn oom(&self) -> Result<Oom> {
+        let none = || Error::new(Kind::Unsupported, "", "", "the memory controller is not available on this host");
+        let (version, dir) = self.record.find("memory").ok_or_else(none)?;
+        if version == Version::V2 && dir.exists() && !dir.join("memory.events").exists() {
+            return Err(none()); // the parents do not hand it down
+        }
+        Oom::arm(dir, version)
+    }
+
+    /// Removes the groups, those that the container made inside first. Waits up to two seconds for processes that are
+    /// just leaving; it kills none. A group that is gone is fine.
+    ///
+    /// # Errors
+    /// The first group that could not be removed; the others are tried all the same.
+    pub fn remove(&self) -> Result<()> {
+        // Version 2 first: it tells when the last process has left, and then version 1 need not be polled.
+        let mut first = Ok(());
+        let deadline = Instant::now() + PATIENCE;
+        for place in self.record.unified.iter().chain(&self.record.v1) {
+            first = first.and(tree::remove(&place.dir(), deadline));
+        }
+        first
+    }
+}

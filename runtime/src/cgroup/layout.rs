@@ -1,0 +1,301 @@
+//! Which control group file systems this machine has, where they are mounted, and where in them we are ourselves.
+//!
+//! The sources are `/proc/self/mountinfo`, `/proc/self/cgroup` and statfs(2). The existence of a directory below
+//! `/sys/fs/cgroup` proves nothing: on a hybrid host it is a tmpfs in which any name may be an ordinary directory.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FsWord, statfs};
+
+use super::file;
+use super::{Place, Record};
+use crate::error::{Error, Kind, Result};
+
+/// `CGROUP_SUPER_MAGIC`, statfs(2).
+const MAGIC_V1: FsWord = 0x27_e0eb;
+/// `CGROUP2_SUPER_MAGIC`, statfs(2).
+const MAGIC_V2: FsWord = 0x6367_7270;
+
+/// The control group file systems of this machine. Plain data; tests build it by hand or from texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Version 1 hierarchies, in the order of `/proc/self/cgroup`.
+    pub v1: Vec<Hierarchy>,
+    /// The version 2 tree: all there is on a unified host, an additional one on a hybrid host.
+    pub unified: Option<Unified>,
+}
+
+/// One mounted version 1 hierarchy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Its controllers: `["cpu", "cpuacct"]`; empty for a named hierarchy.
+    pub controllers: Vec<String>,
+    /// `systemd` of `name=systemd`.
+    pub name: Option<String>,
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// Our own group in it, relative to the mount, beginning with a slash.
+    pub own: String,
+}
+
+/// The mounted version 2 tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unified {
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// Our own group in it, relative to the mount, beginning with a slash.
+    pub own: String,
+    /// What its root offers in `cgroup.controllers`.
+    pub controllers: Vec<String>,
+}
+
+impl Layout {
+    /// Reads the layout of this machine, as our mount and cgroup namespaces show it.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn read() -> Result<Layout> {
+        let mountinfo = file::text(Path::new("/proc/self/mountinfo"))?;
+        let own = file::text(Path::new("/proc/self/cgroup"))?;
+        let mut layout = Layout::parse(&mountinfo, &own, &|mount, v2| {
+            let magic = if v2 { MAGIC_V2 } else { MAGIC_V1 };
+            statfs(mount).is_ok_and(|s| s.f_type == magic)
+        });
+        if let Some(unified) = &mut layout.unified {
+            unified.controllers = file::words(&unified.mount.join("cgroup.controllers"))?;
+        }
+        Ok(layout)
+    }
+
+    /// The same from texts. `is` says whether the topmost mount at a path really is control groups of that version.
+    /// The controllers of the unified tree are left empty.
+    pub fn parse(mountinfo: &str, own: &str, is: &dyn Fn(&Path, bool) -> bool) -> Layout {
+        let mounts: Vec<Mount> =
+            mountinfo.lines().filter_map(Mount::parse).filter(|m| is(Path::new(&m.point), m.v2)).collect();
+        let mut layout = Layout::default();
+        let mut groups: Vec<(u32, &str, &str)> = own
+            .lines()
+            .filter_map(|line| {
+                let mut parts = line.splitn(3, ':');
+                Some((parts.next()?.parse().ok()?, parts.next()?, parts.next()?))
+            })
+            .collect();
+        groups.sort_unstable();
+        for (_, subsystems, path) in groups {
+            let v2 = subsystems.is_empty();
+            let words: Vec<&str> = subsystems.split(',').filter(|w| !w.is_empty()).collect();
+            let found = mounts
+                .iter()
+                .filter(|m| m.v2 == v2 && words.iter().all(|w| m.options.contains(w)))
+                .min_by_key(|m| m.rank(path));
+            let Some(mount) = found else { continue };
+            let (point, own) = (PathBuf::from(&mount.point), mount.cut(path));
+            if v2 {
+                layout.unified = Some(Unified { mount: point, own, controllers: Vec::new() });
+            } else {
+                let name = words.iter().find_map(|w| w.strip_prefix("name=")).map(str::to_owned);
+                let controllers = words.iter().filter(|w| !w.starts_with("name=")).map(|w| (*w).to_owned()).collect();
+                layout.v1.push(Hierarchy { controllers, name, mount: point, own });
+            }
+        }
+        layout
+    }
+
+    /// Version 2 only: no controller is bound to a version 1 hierarchy. (A named hierarchy may still be mounted.)
+    pub fn is_unified(&self) -> bool {
+        self.unified.is_some() && self.v1.iter().all(|h| h.controllers.is_empty())
+    }
+
+    /// Where a container's groups are to be: `linux.cgroupsPath` and the container's id, resolved as runc does.
+    ///
+    /// Absolute is below the mount, relative is below our own group, empty means the id. `..` is resolved before
+    /// anything is joined, so nothing leads out. On a unified host relative paths begin at the *parent* of our own
+    /// group: ours has processes, and a group with processes cannot hand controllers down.
+    ///
+    /// # Errors
+    /// `a:b:c` (the systemd driver's form), a path that names the root of a hierarchy, a NUL byte; each with the
+    /// pointer `/linux/cgroupsPath`. No control group file system at all.
+    pub fn place(&self, cgroups_path: &str, id: &str) -> Result<Record> {
+        const POINTER: &str = "/linux/cgroupsPath";
+        if !cgroups_path.starts_with('/') && cgroups_path.split(':').count() == 3 {
+            let reason = "slice:prefix:name asks for the systemd cgroup driver, which is not there yet";
+            return Err(Error::unsupported(POINTER, reason));
+        }
+        if self.v1.is_empty() && self.unified.is_none() {
+            return Err(Error::new(Kind::Unsupported, "", "", "no control group file system is mounted"));
+        }
+        let wanted = if cgroups_path.is_empty() { id } else { cgroups_path };
+        let inner = clean(wanted);
+        if inner.is_empty() || inner.contains('\0') {
+            return Err(Error::invalid(POINTER, format!("{wanted:?} does not name a group below the root")));
+        }
+        let below = |own: &str| {
+            let own = own.trim_matches('/');
+            if wanted.starts_with('/') || own.is_empty() { inner.clone() } else { format!("{own}/{inner}") }
+        };
+        let hierarchies = self.v1.iter().map(|h| Place {
+            controllers: match &h.name {
+                Some(name) => vec![format!("name={name}")],
+                None => h.controllers.clone(),
+            },
+            mount: h.mount.clone(),
+            group: below(&h.own),
+        });
+        let unified = self.unified.as_ref().map(|u| {
+            let own = if self.is_unified() { u.own.rsplit_once('/').map_or("", |(parent, _)| parent) } else { &u.own };
+            Place { controllers: u.controllers.clone(), mount: u.mount.clone(), group: below(own) }
+        });
+        Ok(Record { v1: hierarchies.collect(), unified })
+    }
+
+    /// True if a record's groups lie on hierarchies that this machine has.
+    pub(super) fn knows(&self, record: &Record) -> bool {
+        record.v1.iter().all(|p| self.v1.iter().any(|h| h.mount == p.mount))
+            && record.unified.as_ref().is_none_or(|p| self.unified.as_ref().is_some_and(|u| u.mount == p.mount))
+    }
+}
+
+/// `a//./b/../c` → `a/c`, without a leading slash; `..` stops at the root.
+pub(super) fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            _ => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// One line of mountinfo that is control groups.
+struct Mount<'a> {
+    root: String,
+    point: String,
+    writable: bool,
+    v2: bool,
+    options: Vec<&'a str>,
+}
+
+impl<'a> Mount<'a> {
+    /// proc_pid_mountinfo(5): `id parent major:minor root point options tag… - type source super-options`.
+    fn parse(line: &'a str) -> Option<Mount<'a>> {
+        let (front, back) = line.split_once(" - ")?;
+        let mut back = back.split(' ');
+        let v2 = match back.next()? {
+            "cgroup" => false,
+            "cgroup2" => true,
+            _ => return None,
+        };
+        let mut front = front.split(' ').skip(3);
+        let (root, point, options) = (unescape(front.next()?), unescape(front.next()?), front.next()?);
+        let writable = options.split(',').any(|o| o == "rw");
+        Some(Mount { root, point, writable, v2, options: back.nth(1)?.split(',').collect() })
+    }
+
+    /// Lower is better, when a hierarchy is mounted more than once.
+    fn rank(&self, own: &str) -> (bool, bool, bool) {
+        (below(own, &self.root).is_none(), !self.writable, !self.point.starts_with("/sys/fs/cgroup"))
+    }
+
+    /// A group of `/proc/self/cgroup` as a path below this mount, which may show only a part of the hierarchy
+    /// (docker-in-docker). Outside of that part, its top is the best that can be said.
+    fn cut(&self, own: &str) -> String {
+        match below(own, &self.root) {
+            Some(rest) if !own.split('/').any(|part| part == "..") => format!("/{}", rest.trim_start_matches('/')),
+            _ => "/".to_owned(),
+        }
+    }
+}
+
+/// What is left of `path` below `root`, by whole components.
+fn below<'a>(path: &'a str, root: &str) -> Option<&'a str> {
+    let rest = path.strip_prefix(root.trim_end_matches('/'))?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
+/// mountinfo writes space, tab, newline and backslash as `\ooo`.
+fn unescape(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal = tail.get(..3).filter(|d| byte == b'\\' && d.iter().all(|c| (b'0'..=b'7').contains(c)));
+        if let Some(digits) = octal {
+            out.push(digits.iter().fold(0u8, |n, c| n.wrapping_mul(8).wrapping_add(c - b'0')));
+            rest = &tail[3..];
+        } else {
+            out.push(byte);
+            rest = tail;
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 /docker/c1 /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+36 31 0:32 / /mnt/with\\040space rw,relatime - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+42 31 0:99 / /sys/fs/cgroup/devices rw - cgroup cgroup rw,devices
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate
+";
+    const OWN: &str =
+        "9:name=systemd:/s\n5:devices:/\n4:memory:/docker/c1/sub\n2:cpu,cpuacct:/\n1:freezer:/\n0::/u/v\n";
+
+    fn hybrid() -> Layout {
+        // The devices mount is covered by something else: statfs says no.
+        Layout::parse(HYBRID, OWN, &|mount, _| !mount.ends_with("devices"))
+    }
+
+    #[test]
+    fn mounts_are_matched_with_our_groups() {
+        let layout = hybrid();
+        let seen: Vec<_> =
+            layout.v1.iter().map(|h| (h.controllers.join(","), h.mount.to_str().unwrap(), h.own.as_str())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("cpu,cpuacct".to_owned(), "/sys/fs/cgroup/cpu,cpuacct", "/"),
+                ("memory".to_owned(), "/sys/fs/cgroup/memory", "/sub"),
+                (String::new(), "/sys/fs/cgroup/systemd", "/s"),
+            ]
+        );
+        assert_eq!(layout.v1[2].name.as_deref(), Some("systemd"));
+        assert_eq!(layout.unified.as_ref().unwrap().own, "/u/v");
+        assert!(!layout.is_unified());
+        let elsewhere = Layout::parse(HYBRID, "4:memory:/x", &|_, _| true);
+        assert_eq!(elsewhere.v1[0].mount, Path::new("/mnt/with space"), "a mount that shows our group is better");
+    }
+
+    #[test]
+    fn unified_host() {
+        let layout = Layout::parse("1 0 0:5 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/a.slice/b", &|_, _| true);
+        assert!(layout.is_unified());
+        let place = |path| layout.place(path, "id").unwrap().unified.unwrap().group;
+        assert_eq!((place("/x/../y"), place("x"), place("")), ("y".into(), "a.slice/x".into(), "a.slice/id".into()));
+    }
+
+    #[test]
+    fn paths_do_not_escape() {
+        let layout = hybrid();
+        let groups = |path: &str| {
+            let record = layout.place(path, "id").unwrap();
+            record.v1.iter().chain(&record.unified).map(|p| p.group.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(groups("/a/b"), ["a/b", "a/b", "a/b", "a/b"]);
+        assert_eq!(groups("a"), ["a", "sub/a", "s/a", "u/v/a"]);
+        assert_eq!(groups("../../../a"), ["a", "sub/a", "s/a", "u/v/a"]);
+        assert_eq!(groups(""), ["id", "sub/id", "s/id", "u/v/id"]);
+        for bad in ["/", "/..", "a/..", "..", "/a\0"] {
+            assert_eq!(layout.place(bad, "id").unwrap_err().from, "/linux/cgroupsPath", "{bad:?}");
+        }
+        let systemd = layout.place("system.slice:mini:c1", "id").unwrap_err();
+        assert_eq!((systemd.kind, systemd.from.as_str()), (Kind::Unsupported, "/linux/cgroupsPath"));
+        assert_eq!(groups("/a:b:c")[0], "a:b:c");
+    }
+}

@@ -1,0 +1,297 @@
+//! What the kernel counts for a group: every number of containerd's metrics messages of version 1 and version 2.
+//!
+//! A file that this kernel does not have leaves its numbers at zero, or its part absent where the type says so. "max"
+//! is `u64::MAX`. Directories are opened once and kept; a call opens the files below them, reads each once into one
+//! buffer, and forks nothing.
+
+mod v1;
+mod v2;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+
+pub use v1::{BlkioEntry, BlkioV1, CpuV1, MemoryEntry, MemoryOomControl, MemoryStatV1, MemoryV1, StatsV1};
+pub use v2::{CpuV2, IoEntry, IoV2, MemoryEvents, MemoryStatV2, MemoryV2, Psi, PsiLine, StatsV2};
+
+use super::file::{self, fault, retry};
+use super::{Record, Version};
+use crate::error::Result;
+
+/// One answer of [`Cgroup::stats`](super::Cgroup::stats). Which of the two decides which metrics message is sent: a
+/// hybrid host answers with version 1.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stats {
+    /// Some controller is on version 1.
+    V1(Box<StatsV1>),
+    /// Version 2 only.
+    V2(Box<StatsV2>),
+}
+
+/// pids controller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pids {
+    /// Tasks now.
+    pub current: u64,
+    /// `u64::MAX`: no limit.
+    pub limit: u64,
+}
+
+/// One size of huge pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hugetlb {
+    /// `2MB`
+    pub page_size: String,
+    /// Bytes.
+    pub usage: u64,
+    /// Bytes; on a unified host the limit, else the highest usage so far, which is 0 where hugetlb is on the unified tree
+    /// of a hybrid host, because version 2 does not count it.
+    pub max: u64,
+    /// How often the limit was hit.
+    pub failcnt: u64,
+}
+
+/// Limits or use of one RDMA device; `u32::MAX`: no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RdmaEntry {
+    /// `mlx5_0`
+    pub device: String,
+    /// hca_handle
+    pub hca_handles: u32,
+    /// hca_object
+    pub hca_objects: u32,
+}
+
+/// rdma controller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rdma {
+    /// In use.
+    pub current: Vec<RdmaEntry>,
+    /// Allowed.
+    pub limit: Vec<RdmaEntry>,
+}
+
+/// The controllers whose directories are kept open, in the order of [`Dirs::of`].
+const CONTROLLERS: [&str; 7] = ["pids", "cpu", "cpuacct", "memory", "blkio", "hugetlb", "rdma"];
+
+/// The open directories, from the first call on.
+#[derive(Debug, Default)]
+pub(super) struct Dirs(OnceLock<Open>);
+
+#[derive(Debug)]
+struct Open {
+    dirs: Vec<(PathBuf, OwnedFd)>,
+    /// For each of [`CONTROLLERS`]: its version, and which directory.
+    of: [Option<(Version, usize)>; 7],
+    /// The version 2 tree.
+    unified: Option<usize>,
+}
+
+impl Open {
+    fn new(record: &Record) -> Result<Open> {
+        let mut open = Open { dirs: Vec::new(), of: [None; 7], unified: None };
+        for (i, name) in CONTROLLERS.iter().enumerate() {
+            // On version 2 each controller's files are in the one directory, if its parents hand it down.
+            if let Some((version, dir)) = record.find(name) {
+                open.of[i] = Some((version, open.dir(dir)?));
+            }
+        }
+        if record.is_unified()
+            && let Some(place) = &record.unified
+        {
+            open.unified = Some(open.dir(place.dir())?);
+        }
+        Ok(open)
+    }
+
+    fn dir(&mut self, dir: PathBuf) -> Result<usize> {
+        if let Some(i) = self.dirs.iter().position(|(known, _)| *known == dir) {
+            return Ok(i);
+        }
+        let fd = file::open(&dir, OFlags::DIRECTORY | OFlags::PATH).map_err(|e| fault("open", &dir, e))?;
+        self.dirs.push((dir, fd));
+        Ok(self.dirs.len() - 1)
+    }
+}
+
+pub(super) fn read(record: &Record, dirs: &Dirs) -> Result<Stats> {
+    let open = match dirs.0.get() {
+        Some(open) => open,
+        None => {
+            let open = Open::new(record)?;
+            dirs.0.get_or_init(|| open)
+        }
+    };
+    let mut reader = Reader { open, buffer: vec![0; 8192] };
+    if let Some(dir) = open.unified {
+        return Ok(Stats::V2(Box::new(v2::read(&mut reader, dir)?)));
+    }
+    Ok(Stats::V1(Box::new(v1::read(&mut reader)?)))
+}
+
+/// Reads files one after the other into one buffer.
+struct Reader<'a> {
+    open: &'a Open,
+    buffer: Vec<u8>,
+}
+
+impl Reader<'_> {
+    /// Where a controller is.
+    fn find(&self, controller: &str) -> Option<(Version, usize)> {
+        let i = CONTROLLERS.iter().position(|c| *c == controller)?;
+        self.open.of[i]
+    }
+
+    /// The text of a file; `None` if this kernel or group does not have it.
+    fn text(&mut self, dir: usize, name: &str) -> Result<Option<&str>> {
+        let (path, at) = &self.open.dirs[dir];
+        let wrong = |e| fault("read", &path.join(name), e);
+        let fd = match retry(|| openat(at, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(wrong(e)),
+        };
+        let mut length = 0;
+        // These files are a single record each: a read that leaves room has had all of it, and needs no second one.
+        while length == 0 || length == self.buffer.len() {
+            if length > 0 {
+                self.buffer.resize(length * 2, 0);
+            }
+            match retry(|| rustix::io::read(&fd, &mut self.buffer[length..])) {
+                Ok(0) => break,
+                Ok(n) => length += n,
+                // Pressure that is switched off answers so.
+                Err(Errno::OPNOTSUPP) => return Ok(None),
+                Err(e) => return Err(wrong(e)),
+            }
+        }
+        Ok(std::str::from_utf8(&self.buffer[..length]).ok())
+    }
+
+    /// A file with one number; `None` as in [`Reader::text`].
+    fn number(&mut self, dir: usize, name: &str) -> Result<Option<u64>> {
+        Ok(self.text(dir, name)?.map(|text| number(text.trim_end())))
+    }
+
+    /// [`Reader::number`] of a file that the group has as long as it exists.
+    fn sure(&mut self, dir: usize, name: &str) -> Result<u64> {
+        match self.number(dir, name)? {
+            Some(n) => Ok(n),
+            None => Err(fault("read", &self.open.dirs[dir].0.join(name), Errno::NOENT)),
+        }
+    }
+
+    fn or_zero(&mut self, dir: usize, name: &str) -> Result<u64> {
+        Ok(self.number(dir, name)?.unwrap_or(0))
+    }
+
+    fn pids(&mut self, dir: usize) -> Result<Pids> {
+        Ok(Pids { current: self.sure(dir, "pids.current")?, limit: self.or_zero(dir, "pids.max")? })
+    }
+
+    fn hugetlb(&mut self) -> Result<Vec<Hugetlb>> {
+        let mut all = Vec::new();
+        let Some((version, dir)) = self.find("hugetlb") else { return Ok(all) };
+        for size in page_sizes() {
+            let file = |name: &str| format!("hugetlb.{size}.{name}");
+            let (usage, max) = match version {
+                Version::V1 => ("usage_in_bytes", "max_usage_in_bytes"),
+                Version::V2 => ("current", "max"),
+            };
+            let Some(usage) = self.number(dir, &file(usage))? else { continue };
+            let counted = version == Version::V1 || self.open.unified.is_some();
+            let max = if counted { self.or_zero(dir, &file(max))? } else { 0 };
+            let failcnt = match version {
+                Version::V1 => self.or_zero(dir, &file("failcnt"))?,
+                Version::V2 => {
+                    let events = self.text(dir, &file("events"))?.unwrap_or_default();
+                    file::value(events, "max").map_or(0, number)
+                }
+            };
+            all.push(Hugetlb { page_size: size.clone(), usage, max, failcnt });
+        }
+        Ok(all)
+    }
+
+    fn rdma(&mut self) -> Result<Rdma> {
+        let Some((_, dir)) = self.find("rdma") else { return Ok(Rdma::default()) };
+        let current = rdma(self.text(dir, "rdma.current")?.unwrap_or_default());
+        let limit = rdma(self.text(dir, "rdma.max")?.unwrap_or_default());
+        Ok(Rdma { current, limit })
+    }
+}
+
+/// A number, or "max". What is neither is 0, as version 1 writes -1 nowhere in the files read here.
+fn number(word: &str) -> u64 {
+    if word == "max" { u64::MAX } else { word.parse().unwrap_or(0) }
+}
+
+/// Fills the fields of a table from lines of `key value`.
+macro_rules! fill {
+    ($text:expr, $into:expr, { $($key:literal => $field:ident),+ $(,)? }) => {
+        for line in $text.lines() {
+            let Some((key, value)) = line.split_once(' ') else { continue };
+            match key {
+                $($key => $into.$field = $crate::cgroup::stats::number(value),)+
+                _ => {}
+            }
+        }
+    };
+}
+use fill;
+
+/// `mlx5_0 hca_handle=2 hca_object=max`
+fn rdma(text: &str) -> Vec<RdmaEntry> {
+    let entry = |line: &str| {
+        let mut words = line.split_whitespace();
+        let mut entry = RdmaEntry { device: words.next()?.to_owned(), ..RdmaEntry::default() };
+        for word in words {
+            let count = |v: &str| u32::try_from(number(v)).unwrap_or(u32::MAX);
+            match word.split_once('=') {
+                Some(("hca_handle", v)) => entry.hca_handles = count(v),
+                Some(("hca_object", v)) => entry.hca_objects = count(v),
+                _ => {}
+            }
+        }
+        Some(entry)
+    };
+    text.lines().filter_map(entry).collect()
+}
+
+/// The sizes of huge pages this kernel has, as control files name them; read once.
+fn page_sizes() -> &'static [String] {
+    static SIZES: OnceLock<Vec<String>> = OnceLock::new();
+    SIZES.get_or_init(|| {
+        let entries = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+        let mut kilobytes: Vec<u64> = entries
+            .filter_map(|e| e.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok())
+            .collect();
+        kilobytes.sort_unstable();
+        let name = |kb: u64| match kb {
+            0x10_0000.. => format!("{}GB", kb >> 20),
+            0x400.. => format!("{}MB", kb >> 10),
+            _ => format!("{kb}KB"),
+        };
+        kilobytes.into_iter().map(name).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rdma_lines() {
+        let seen = rdma("mlx4_0 hca_handle=2 hca_object=2000\nocrdma1 hca_handle=3 hca_object=max\n");
+        assert_eq!(seen[1], RdmaEntry { device: "ocrdma1".into(), hca_handles: 3, hca_objects: u32::MAX });
+        assert_eq!(seen[0].hca_objects, 2000);
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!((number("max"), number("17"), number("")), (u64::MAX, 17, 0));
+    }
+}

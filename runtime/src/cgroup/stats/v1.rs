@@ -1,0 +1,301 @@
+//! Numbers of version 1: the message `io.containerd.cgroups.v1.Metrics`.
+
+use std::collections::HashMap;
+
+use super::{Hugetlb, Pids, Rdma, Reader, fill, number};
+use crate::error::Result;
+
+/// The whole of it. Of the message's parts, `network` is the network namespace's business and `cgroup_stats` is filled
+/// by nobody.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StatsV1 {
+    /// One for each size of huge pages; also when hugetlb is on the unified tree of a hybrid host.
+    pub hugetlb: Vec<Hugetlb>,
+    /// pids controller. No limit is `u64::MAX` here; the message has 0 for it.
+    pub pids: Pids,
+    /// cpu and cpuacct controllers.
+    pub cpu: CpuV1,
+    /// memory controller.
+    pub memory: MemoryV1,
+    /// blkio controller.
+    pub blkio: BlkioV1,
+    /// rdma controller.
+    pub rdma: Rdma,
+    /// `memory.oom_control`.
+    pub memory_oom_control: MemoryOomControl,
+}
+
+/// cpu and cpuacct controllers; nanoseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuV1 {
+    /// All of it.
+    pub total: u64,
+    /// In the kernel; as fine as the kernel's clock tick (10 ms).
+    pub kernel: u64,
+    /// In the program; as fine as the kernel's clock tick (10 ms).
+    pub user: u64,
+    /// On each cpu.
+    pub per_cpu: Vec<u64>,
+    /// Periods that had a quota.
+    pub periods: u64,
+    /// Those in which it was used up.
+    pub throttled_periods: u64,
+    /// How long that stopped the group.
+    pub throttled_time: u64,
+}
+
+/// One of the counters of the memory controller; bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryEntry {
+    /// The limit.
+    pub limit: u64,
+    /// Now.
+    pub usage: u64,
+    /// The highest usage so far.
+    pub max: u64,
+    /// How often the limit was hit.
+    pub failcnt: u64,
+}
+
+/// memory controller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryV1 {
+    /// `memory.stat`.
+    pub stat: MemoryStatV1,
+    /// Memory.
+    pub usage: MemoryEntry,
+    /// Memory and swap.
+    pub swap: MemoryEntry,
+    /// The kernel's share.
+    pub kernel: MemoryEntry,
+    /// The share of TCP buffers.
+    pub kernel_tcp: MemoryEntry,
+}
+
+/// `memory.oom_control`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryOomControl {
+    /// 1: processes wait instead of being killed.
+    pub oom_kill_disable: u64,
+    /// 1: they are waiting now.
+    pub under_oom: u64,
+    /// Processes killed so far.
+    pub oom_kill: u64,
+}
+
+/// `memory.stat`, by the message's names; bytes, and counts of page events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // the kernel's words, explained in its memory.rst
+pub struct MemoryStatV1 {
+    pub cache: u64,
+    pub rss: u64,
+    pub rss_huge: u64,
+    pub mapped_file: u64,
+    pub dirty: u64,
+    pub writeback: u64,
+    pub pg_pg_in: u64,
+    pub pg_pg_out: u64,
+    pub pg_fault: u64,
+    pub pg_maj_fault: u64,
+    pub inactive_anon: u64,
+    pub active_anon: u64,
+    pub inactive_file: u64,
+    pub active_file: u64,
+    pub unevictable: u64,
+    pub hierarchical_memory_limit: u64,
+    pub hierarchical_swap_limit: u64,
+    pub total_cache: u64,
+    pub total_rss: u64,
+    pub total_rss_huge: u64,
+    pub total_mapped_file: u64,
+    pub total_dirty: u64,
+    pub total_writeback: u64,
+    pub total_pg_pg_in: u64,
+    pub total_pg_pg_out: u64,
+    pub total_pg_fault: u64,
+    pub total_pg_maj_fault: u64,
+    pub total_inactive_anon: u64,
+    pub total_active_anon: u64,
+    pub total_inactive_file: u64,
+    pub total_active_file: u64,
+    pub total_unevictable: u64,
+}
+
+/// One number of the blkio controller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlkioEntry {
+    /// `Read`, `Write`, …; empty in tables without it.
+    pub op: String,
+    /// `/dev/sda`; empty if the device has no name (any more).
+    pub device: String,
+    /// Major number.
+    pub major: u64,
+    /// Minor number.
+    pub minor: u64,
+    /// Bytes, requests, nanoseconds or sectors.
+    pub value: u64,
+}
+
+/// blkio controller; which tables are there depends on the I/O scheduler.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // the message's words, explained in the kernel's blkio-controller.rst
+pub struct BlkioV1 {
+    pub io_service_bytes_recursive: Vec<BlkioEntry>,
+    pub io_serviced_recursive: Vec<BlkioEntry>,
+    pub io_queued_recursive: Vec<BlkioEntry>,
+    pub io_service_time_recursive: Vec<BlkioEntry>,
+    pub io_wait_time_recursive: Vec<BlkioEntry>,
+    pub io_merged_recursive: Vec<BlkioEntry>,
+    pub io_time_recursive: Vec<BlkioEntry>,
+    pub sectors_recursive: Vec<BlkioEntry>,
+}
+
+pub(super) fn read(reader: &mut Reader<'_>) -> Result<StatsV1> {
+    let mut stats = StatsV1::default();
+    if let Some((_, dir)) = reader.find("pids") {
+        stats.pids = reader.pids(dir)?;
+    }
+    cpu(reader, &mut stats.cpu)?;
+    if let Some((_, dir)) = reader.find("memory") {
+        memory(reader, dir, &mut stats)?;
+    }
+    if let Some((_, dir)) = reader.find("blkio") {
+        stats.blkio = blkio(reader, dir)?;
+    }
+    stats.hugetlb = reader.hugetlb()?;
+    stats.rdma = reader.rdma()?;
+    Ok(stats)
+}
+
+/// A tick of `cpuacct.stat` in nanoseconds: USER_HZ is 100 on every architecture we build for, see time(7).
+const TICK: u64 = 10_000_000;
+
+fn cpu(reader: &mut Reader<'_>, cpu: &mut CpuV1) -> Result<()> {
+    if let Some((_, dir)) = reader.find("cpuacct") {
+        cpu.total = reader.sure(dir, "cpuacct.usage")?;
+        if let Some(text) = reader.text(dir, "cpuacct.stat")? {
+            fill!(text, cpu, { "user" => user, "system" => kernel });
+        }
+        (cpu.user, cpu.kernel) = (cpu.user.saturating_mul(TICK), cpu.kernel.saturating_mul(TICK));
+        if let Some(text) = reader.text(dir, "cpuacct.usage_percpu")? {
+            cpu.per_cpu.extend(text.split_whitespace().map(number));
+        }
+    }
+    if let Some((_, dir)) = reader.find("cpu")
+        && let Some(text) = reader.text(dir, "cpu.stat")?
+    {
+        fill!(text, cpu, {
+            "nr_periods" => periods, "nr_throttled" => throttled_periods, "throttled_time" => throttled_time,
+        });
+    }
+    Ok(())
+}
+
+fn memory(reader: &mut Reader<'_>, dir: usize, stats: &mut StatsV1) -> Result<()> {
+    let memory = &mut stats.memory;
+    // Also tells whether the group is there at all.
+    memory.usage.usage = reader.sure(dir, "memory.usage_in_bytes")?;
+    if let Some(text) = reader.text(dir, "memory.stat")? {
+        fill!(text, memory.stat, {
+            "cache" => cache, "rss" => rss, "rss_huge" => rss_huge, "mapped_file" => mapped_file,
+            "dirty" => dirty, "writeback" => writeback, "pgpgin" => pg_pg_in, "pgpgout" => pg_pg_out,
+            "pgfault" => pg_fault, "pgmajfault" => pg_maj_fault,
+            "inactive_anon" => inactive_anon, "active_anon" => active_anon,
+            "inactive_file" => inactive_file, "active_file" => active_file, "unevictable" => unevictable,
+            "hierarchical_memory_limit" => hierarchical_memory_limit,
+            "hierarchical_memsw_limit" => hierarchical_swap_limit,
+            "total_cache" => total_cache, "total_rss" => total_rss, "total_rss_huge" => total_rss_huge,
+            "total_mapped_file" => total_mapped_file, "total_dirty" => total_dirty,
+            "total_writeback" => total_writeback, "total_pgpgin" => total_pg_pg_in,
+            "total_pgpgout" => total_pg_pg_out, "total_pgfault" => total_pg_fault,
+            "total_pgmajfault" => total_pg_maj_fault, "total_inactive_anon" => total_inactive_anon,
+            "total_active_anon" => total_active_anon, "total_inactive_file" => total_inactive_file,
+            "total_active_file" => total_active_file, "total_unevictable" => total_unevictable,
+        });
+    }
+    let entries = [
+        ("memory", &mut memory.usage),
+        ("memory.memsw", &mut memory.swap),
+        ("memory.kmem", &mut memory.kernel),
+        ("memory.kmem.tcp", &mut memory.kernel_tcp),
+    ];
+    for (name, entry) in entries {
+        if name != "memory" {
+            let Some(usage) = reader.number(dir, &format!("{name}.usage_in_bytes"))? else { continue };
+            entry.usage = usage;
+        }
+        entry.limit = reader.or_zero(dir, &format!("{name}.limit_in_bytes"))?;
+        entry.max = reader.or_zero(dir, &format!("{name}.max_usage_in_bytes"))?;
+        entry.failcnt = reader.or_zero(dir, &format!("{name}.failcnt"))?;
+    }
+    if let Some(text) = reader.text(dir, "memory.oom_control")? {
+        let oom = &mut stats.memory_oom_control;
+        fill!(text, oom, {
+            "oom_kill_disable" => oom_kill_disable, "under_oom" => under_oom, "oom_kill" => oom_kill,
+        });
+    }
+    Ok(())
+}
+
+/// BFQ counts what goes through it, with tables that only it has; the throttle layer counts everything, if BFQ counts
+/// nothing. (Kernels with the older CFQ are below the floor.)
+fn blkio(reader: &mut Reader<'_>, dir: usize) -> Result<BlkioV1> {
+    let mut names = HashMap::new();
+    let mut table = |reader: &mut Reader<'_>, file: &str| -> Result<Vec<BlkioEntry>> {
+        let mut entries = reader.text(dir, file)?.map(entries).unwrap_or_default();
+        for entry in &mut entries {
+            let name = names.entry((entry.major, entry.minor)).or_insert_with(|| device(entry.major, entry.minor));
+            entry.device.clone_from(name);
+        }
+        Ok(entries)
+    };
+    let bytes = table(reader, "blkio.bfq.io_service_bytes_recursive")?;
+    if bytes.is_empty() {
+        return Ok(BlkioV1 {
+            io_service_bytes_recursive: table(reader, "blkio.throttle.io_service_bytes_recursive")?,
+            io_serviced_recursive: table(reader, "blkio.throttle.io_serviced_recursive")?,
+            ..BlkioV1::default()
+        });
+    }
+    Ok(BlkioV1 {
+        io_service_bytes_recursive: bytes,
+        io_serviced_recursive: table(reader, "blkio.bfq.io_serviced_recursive")?,
+        io_queued_recursive: table(reader, "blkio.bfq.io_queued_recursive")?,
+        io_service_time_recursive: table(reader, "blkio.bfq.io_service_time_recursive")?,
+        io_wait_time_recursive: table(reader, "blkio.bfq.io_wait_time_recursive")?,
+        io_merged_recursive: table(reader, "blkio.bfq.io_merged_recursive")?,
+        io_time_recursive: table(reader, "blkio.bfq.time_recursive")?,
+        sectors_recursive: table(reader, "blkio.bfq.sectors_recursive")?,
+    })
+}
+
+/// `8:0 Read 4096` or `8:0 4096`; the line `Total …` is no device's.
+fn entries(text: &str) -> Vec<BlkioEntry> {
+    let entry = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (major, minor) = words.next()?.split_once(':')?;
+        let (major, minor) = (major.parse().ok()?, minor.parse().ok()?);
+        let (first, second) = (words.next()?, words.next());
+        let (op, value) = second.map_or((String::new(), first), |value| (first.to_owned(), value));
+        Some(BlkioEntry { op, device: String::new(), major, minor, value: number(value) })
+    };
+    text.lines().filter_map(entry).collect()
+}
+
+fn device(major: u64, minor: u64) -> String {
+    let link = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok();
+    let name = link.as_deref().and_then(|l| l.file_name()).and_then(|n| n.to_str());
+    name.map(|n| format!("/dev/{n}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blkio_lines() {
+        let seen = entries("8:0 Read 4096\n8:16 77\nTotal 4173\n");
+        let plain: Vec<_> = seen.iter().map(|e| (e.op.as_str(), e.major, e.minor, e.value)).collect();
+        assert_eq!(plain, [("Read", 8, 0, 4096), ("", 8, 16, 77)]);
+    }
+}

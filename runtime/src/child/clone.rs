@@ -1,0 +1,98 @@
+//! clone3: from here on there are two of us.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
+
+use rustix::io::Errno;
+
+use super::call;
+use super::image::Image;
+use super::report::{Page, Report};
+use super::run::{Stop, run};
+use crate::error::{Error, Result};
+use crate::plan::{Op, Section};
+use crate::sys;
+
+/// linux/sched.h CLONE_CLEAR_SIGHAND and CLONE_INTO_CGROUP; libc's constants are too narrow.
+const CLEAR_SIGHAND: u64 = 1 << 32;
+const INTO_CGROUP: u64 = 1 << 33;
+
+/// Makes the child, which runs the child section of the image's plan and never returns.
+///
+/// `into` is the v2 control group it is born in (clone3(2) CLONE_INTO_CGROUP). Gives the pid and the pidfd.
+pub fn spawn(image: &mut Image<'_>, report: &Report, into: Option<BorrowedFd<'_>>) -> Result<(u32, OwnedFd)> {
+    image.find_gaps();
+    let mut pidfd: RawFd = -1;
+    let mut args = [0u64; 11];
+    args[0] = image.plan.clone_flags | (libc::CLONE_PIDFD as u64) | CLEAR_SIGHAND;
+    args[1] = std::ptr::from_mut(&mut pidfd) as u64;
+    args[4] = libc::SIGCHLD as u64;
+    if let Some(group) = into {
+        args[0] |= INTO_CGROUP;
+        args[10] = group.as_raw_fd() as u64;
+    }
+    let page = report.page();
+    let masked = Masked::new();
+    // SAFETY: without CLONE_VM and CLONE_VFORK the child has its own copy of our memory, this stack included, as after
+    // fork(2); `args` outlives the call and `pidfd` is written to before it returns. In the child only `live` runs, which
+    // makes raw system calls on memory allocated before and never returns, so that no lock or allocator state that another
+    // thread left behind is met.
+    let pid = unsafe { sys::raw(libc::SYS_clone3, [args.as_ptr() as usize, size_of_val(&args), 0, 0, 0, 0]) };
+    if pid == 0 {
+        live(image, page);
+    }
+    drop(masked);
+    let pid = sys::result(pid).map_err(|e| Error::sys("clone3", "", e))?;
+    // SAFETY: clone3 has succeeded with CLONE_PIDFD, so `pidfd` is a fresh descriptor that nobody else knows.
+    Ok((pid as u32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+/// All signals blocked, so that none of the parent's handlers runs in the child before they are cleared.
+struct Masked(u64);
+
+impl Masked {
+    fn new() -> Self {
+        let (all, mut old) = (u64::MAX, 0u64);
+        let set = std::ptr::from_ref(&all) as usize;
+        let out = std::ptr::from_mut(&mut old) as usize;
+        // SAFETY: rt_sigprocmask(2) reads and writes 8 bytes each at the addresses of two live integers.
+        let _cannot_fail =
+            unsafe { sys::raw(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, set, out, 8, 0, 0]) };
+        Self(old)
+    }
+}
+
+impl Drop for Masked {
+    fn drop(&mut self) {
+        let set = std::ptr::from_ref(&self.0) as usize;
+        // SAFETY: as above, only reading.
+        let _cannot_fail = unsafe { sys::raw(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, set, 0, 8, 0, 0]) };
+    }
+}
+
+fn live(image: &mut Image<'_>, page: &Page) -> ! {
+    let status = match run(image, Section::Child, page) {
+        Ok(()) => 0,
+        Err(Stop { step, errno }) => {
+            page.errno.store(errno, Ordering::Release);
+            exit_status(image, step, errno)
+        }
+    };
+    loop {
+        let _never = call::exit_group(status);
+    }
+}
+
+/// What a shell would exit with: 127 for a payload that is not there, 126 for one that cannot be executed.
+fn exit_status(image: &Image<'_>, step: u16, errno: i32) -> i32 {
+    match image.plan.child.get(step as usize).map(|s| s.op) {
+        Some(Op::Exec { .. }) if errno == libc::ENOENT || errno == libc::ENOTDIR => 127,
+        Some(Op::Exec { .. }) => 126,
+        _ => 1,
+    }
+}
+
+/// The errno of a raw number.
+pub fn errno(number: i32) -> Errno {
+    Errno::from_raw_os_error(number)
+}

@@ -1,0 +1,127 @@
+//! Operations that only the parent carries out, in its own sections: here std and allocation are allowed.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::io::Errno;
+
+use super::call::{self, Outcome};
+use super::image::Image;
+use crate::plan::{Bytes, Slot, Str};
+
+/// Borrows a descriptor of the table.
+fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>, i32> {
+    if fd < 0 {
+        return Err(libc::EBADF);
+    }
+    // SAFETY: not -1, and open for as long as the image is, which outlives every use in this file.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+fn number(e: Errno) -> i32 {
+    e.raw_os_error()
+}
+
+/// Copies what the image has at a tmpfs' destination into it (`tmpcopyup`). Nothing there is nothing to copy.
+pub fn copy_up(image: &Image<'_>, root: Slot, from: Str, into: Slot) -> Outcome {
+    let (root, into) = (borrow(image.fd(root))?, borrow(image.fd(into))?);
+    let path = image.plan.text(from);
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), resolve) {
+        Ok(from) => copy_dir(&from, into, 0).map_err(number)?,
+        Err(Errno::NOENT | Errno::NOTDIR) => {}
+        Err(e) => return Err(number(e)),
+    }
+    Ok(0)
+}
+
+/// Deeper trees than this are refused: an image may not exhaust our stack.
+const DEPTH: u32 = 64;
+
+fn copy_dir(from: &OwnedFd, into: BorrowedFd<'_>, depth: u32) -> rustix::io::Result<()> {
+    if depth > DEPTH {
+        return Err(Errno::LOOP);
+    }
+    let stat = rustix::fs::fstat(from)?;
+    rustix::fs::fchmod(into, Mode::from_raw_mode(stat.st_mode))?;
+    rustix::fs::fchown(
+        into,
+        Some(rustix::fs::Uid::from_raw(stat.st_uid)),
+        Some(rustix::fs::Gid::from_raw(stat.st_gid)),
+    )?;
+    let mut buffer = Vec::with_capacity(8192);
+    let mut entries = RawDir::new(from, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        copy_entry(from, into, name, depth)?;
+    }
+    Ok(())
+}
+
+fn copy_entry(from: &OwnedFd, into: BorrowedFd<'_>, name: &std::ffi::CStr, depth: u32) -> rustix::io::Result<()> {
+    let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {
+            rustix::fs::mkdirat(into, name, Mode::RWXU)?;
+            let source = rustix::fs::openat(from, name, open | OFlags::DIRECTORY, Mode::empty())?;
+            let target = rustix::fs::openat(into, name, open | OFlags::DIRECTORY, Mode::empty())?;
+            return copy_dir(&source, std::os::fd::AsFd::as_fd(&target), depth + 1);
+        }
+        FileType::RegularFile => {
+            let source = rustix::fs::openat(from, name, open, Mode::empty())?;
+            let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let target = rustix::fs::openat(into, name, create, Mode::RWXU)?;
+            let copied = std::io::copy(&mut std::fs::File::from(source), &mut std::fs::File::from(target));
+            copied.map_err(|e| e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
+        }
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(from, name, Vec::new())?;
+            rustix::fs::symlinkat(&target, into, name)?;
+        }
+        kind => rustix::fs::mknodat(into, name, kind, mode, stat.st_rdev)?,
+    }
+    let owner = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
+    rustix::fs::chownat(into, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+        rustix::fs::chmodat(into, name, mode, AtFlags::empty())?;
+    }
+    Ok(())
+}
+
+/// A user namespace with these maps, for mount_setattr(2) MOUNT_ATTR_IDMAP. It lives on through its descriptor; the child
+/// that made it is ended at once.
+pub fn map_namespace(image: &mut Image<'_>, uids: Bytes, gids: Bytes, into: Slot) -> Outcome {
+    let mut pidfd: RawFd = -1;
+    let pid = call::fork(libc::CLONE_NEWUSER as u64, Some(&mut pidfd), None)?;
+    if pid == 0 {
+        // Waits to be killed: the maps are written from outside.
+        loop {
+            let _woken = call::poll_in(-1, 0);
+        }
+    }
+    // SAFETY: clone3 has just made it for us.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let write = |file: &str, bytes| {
+        std::fs::write(format!("/proc/{pid}/{file}"), image.bytes(bytes))
+            .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))
+    };
+    let opened = write("uid_map", uids).and_then(|()| write("gid_map", gids)).and_then(|()| {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        rustix::fs::open(format!("/proc/{pid}/ns/user"), flags, Mode::empty()).map_err(number)
+    });
+    let _gone = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+    let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
+    // ECHILD: somebody else has swept it up, which is as good.
+    let _reaped = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED);
+    let namespace = opened?;
+    image.put(into, std::os::fd::IntoRawFd::into_raw_fd(namespace) as usize);
+    debug_assert!(pidfd.as_raw_fd() > 2);
+    Ok(0)
+}

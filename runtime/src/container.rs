@@ -1,0 +1,619 @@
+//! A living container: what owns its processes' descriptors, its group, and all that has to be undone.
+//!
+//! Everything here blocks; callers with an event loop use a worker thread. Cloning there is sound, because the child
+//! touches no state that threads share (`crate::child`).
+
+#![forbid(unsafe_code)]
+
+mod fault;
+pub mod hooks;
+mod listener;
+mod record;
+pub mod start;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+pub use record::{Record, start_time};
+
+use crate::cgroup::{Attach, Cgroup};
+use crate::child::image::Fault;
+use crate::child::run::{Stop, run};
+use crate::child::{Heard, Image, Report, Wire, spawn};
+use crate::error::{Error, Kind, Result};
+use crate::host::Host;
+use crate::plan::compile::{self, Group};
+use crate::plan::{Gate, Plan, Section};
+use crate::reap;
+use crate::spec::{Process, Spec};
+
+/// Standard streams of a process without a terminal; `None` is /dev/null.
+#[derive(Debug, Default)]
+pub struct Stdio {
+    /// Read by the process.
+    pub stdin: Option<OwnedFd>,
+    /// Written by the process.
+    pub stdout: Option<OwnedFd>,
+    /// Written by the process.
+    pub stderr: Option<OwnedFd>,
+}
+
+impl Stdio {
+    fn given(&self) -> [bool; 3] {
+        [self.stdin.is_some(), self.stdout.is_some(), self.stderr.is_some()]
+    }
+}
+
+/// Who starts a created container.
+#[derive(Clone, Copy, Debug)]
+pub enum StartBy<'a> {
+    /// We do: [`Container::start`].
+    Us,
+    /// Another process, through the files in this directory: [`start_parked`].
+    Anyone(&'a Path),
+}
+
+/// A container to be made.
+#[derive(Debug)]
+pub struct Create<'a> {
+    /// Its id, checked by `spec::check::id`.
+    pub id: &'a str,
+    /// Absolute path of the bundle.
+    pub bundle: &'a Path,
+    /// Its checked spec.
+    pub spec: &'a Spec,
+    /// Streams of the first process.
+    pub stdio: Stdio,
+    /// Move the root instead of pivot_root(2).
+    pub no_pivot: bool,
+    /// Make no session keyring.
+    pub no_new_keyring: bool,
+    /// Descriptors from 3 on that the process inherits.
+    pub preserve_fds: u32,
+    /// The options ask for the systemd driver.
+    pub systemd_cgroup: bool,
+    /// See [`StartBy`].
+    pub start_by: StartBy<'a>,
+    /// Only for tests: a step that fails.
+    pub fault: Option<Fault>,
+}
+
+/// A further process.
+#[derive(Debug)]
+pub struct Exec<'a> {
+    /// The process, checked.
+    pub process: &'a Process,
+    /// Its streams.
+    pub stdio: Stdio,
+    /// Make no session keyring.
+    pub no_new_keyring: bool,
+    /// Descriptors from 3 on that the process inherits.
+    pub preserve_fds: u32,
+    /// A group below the container's.
+    pub cgroup: Option<&'a str>,
+    /// Only for tests: a step that fails.
+    pub fault: Option<Fault>,
+}
+
+/// A process of a container.
+#[derive(Debug)]
+pub struct Child {
+    /// In our pid namespace.
+    pub pid: u32,
+    /// The process itself; whoever has it takes the exit with `reap::exit_status`.
+    pub pidfd: OwnedFd,
+    /// Master of its terminal, if it has one.
+    pub console: Option<OwnedFd>,
+}
+
+/// Init parked before execve.
+#[derive(Debug)]
+struct Parked {
+    plan: Plan,
+    report: Report,
+    wire: Wire,
+}
+
+/// A container.
+#[derive(Debug)]
+pub struct Container {
+    id: String,
+    bundle: PathBuf,
+    spec: Spec,
+    pid: u32,
+    pidfd: OwnedFd,
+    cgroup: Cgroup,
+    parked: Mutex<Option<Parked>>,
+    rootfs: PathBuf,
+}
+
+impl Container {
+    /// Makes the container and its first process, which waits before its execve.
+    ///
+    /// On an error nothing is left behind: no process, mount, group or descriptor.
+    pub fn create(host: &Host, request: Create<'_>) -> Result<(Self, Child)> {
+        if request.systemd_cgroup {
+            let reason = "the systemd cgroup driver is not implemented";
+            return Err(Error::unsupported("/linux/cgroupsPath", reason));
+        }
+        let cgroup = Cgroup::create(&host.cgroup, &request.spec.linux.cgroups_path, request.id)?;
+        match make(host, request, &cgroup) {
+            Ok(Made { id, bundle, spec, pid, pidfd, rootfs, parked, child }) => {
+                let parked = Mutex::new(Some(parked));
+                Ok((Self { id, bundle, spec, pid, pidfd, cgroup, parked, rootfs }, child))
+            }
+            Err(error) => {
+                // The error that matters is the first one; a group that stays is found by the next create.
+                let _removed = cgroup.kill(libc::SIGKILL).and_then(|()| cgroup.remove());
+                Err(error)
+            }
+        }
+    }
+
+    /// A container that another process has made, from what it wrote down; good for [`Container::exec`] and signals, while
+    /// [`Container::start`] belongs to who holds the gate.
+    ///
+    /// # Errors
+    /// `State` when its init has ended; those of reading the bundle, which must still be there.
+    pub fn open(host: &Host, record: &Record) -> Result<Self> {
+        let stopped = || Error::new(Kind::State, "", "", "container not running");
+        Ok(Self {
+            id: record.id.clone(),
+            bundle: record.bundle.clone(),
+            spec: Spec::load(&record.bundle)?,
+            pid: record.pid,
+            pidfd: record.init().ok_or_else(stopped)?,
+            cgroup: Cgroup::open(&host.cgroup, &record.cgroup)?,
+            parked: Mutex::new(None),
+            rootfs: record.rootfs.clone(),
+        })
+    }
+
+    /// Lets init execute its payload and waits until it has.
+    ///
+    /// On an error init is dead or dying, and not reaped: its pidfd tells the exit.
+    pub fn start(&self) -> Result<()> {
+        let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(parked) = parked else {
+            return Err(Error::new(Kind::State, "start", &self.id, "cannot start an already running container"));
+        };
+        parked.wire.release()?;
+        let pidfd = self.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
+        let mut init = Unborn { pid: self.pid, pidfd, stillborn: false };
+        let mut dialogue = Dialogue {
+            plan: &parked.plan,
+            report: &parked.report,
+            wire: &parked.wire,
+            child: &mut init,
+            cgroup: &self.cgroup,
+            subject: self.subject("created"),
+        };
+        dialogue.to_the_end(None)?;
+        hooks::run("poststart", &self.spec.hooks.poststart, self.subject("running")).inspect_err(|_| {
+            // The specification has the container end with its poststart hook; it may have ended by itself.
+            let _killed = self.signal(libc::SIGKILL);
+        })
+    }
+
+    /// Makes a further process and waits until it has executed its payload.
+    ///
+    /// On an error nothing is left behind.
+    pub fn exec(&self, host: &Host, request: Exec<'_>) -> Result<Child> {
+        let attach = self.cgroup.attach_to(request.cgroup.unwrap_or(""))?;
+        let record = self.cgroup.record();
+        let plan = compile::exec(&compile::Exec {
+            spec: &self.spec,
+            process: request.process,
+            host,
+            id: &self.id,
+            groups: &groups(&record),
+            tasks: &paths(&attach),
+            stdio: request.stdio.given(),
+            no_new_keyring: request.no_new_keyring,
+            preserve_fds: request.preserve_fds,
+        })?;
+        let mut image = Image::new(&plan, request.preserve_fds);
+        image.fault = request.fault;
+        let (wire, theirs) = Wire::pair()?;
+        if let Some(slot) = plan.given.init {
+            image.lend(slot, std::os::fd::AsRawFd::as_raw_fd(&self.pidfd));
+        }
+        if let Some(slot) = plan.given.root {
+            image.give(slot, open_root(self.pid)?);
+        }
+        let into = fill(&mut image, attach, request.stdio, theirs, None);
+        let report = Report::new(None)?;
+        let mut child = Unborn::spawn(&mut image, &report, into)?;
+        let mut dialogue = Dialogue {
+            plan: &plan,
+            report: &report,
+            wire: &wire,
+            child: &mut child,
+            cgroup: &self.cgroup,
+            subject: self.subject("running"),
+        };
+        drop_shared(&mut image);
+        let console = dialogue.to_the_end(Some(&mut image))?;
+        Ok(child.born(console))
+    }
+
+    /// Sends a signal to init; 0 only asks.
+    ///
+    /// Gives `Kind::NotFound` when it has ended.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        reap::signal(&self.pidfd, signal)
+    }
+
+    /// Its group.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// pid of init in our pid namespace.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its spec.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// True when the end of init does not end the other processes by itself: they share a pid namespace with others.
+    pub fn shares_pid_namespace(&self) -> bool {
+        !compile::makes_pid_namespace(&self.spec)
+    }
+
+    /// What `delete` needs to know after we are gone.
+    pub fn record(&self) -> Record {
+        Record {
+            version: record::VERSION,
+            id: self.id.clone(),
+            bundle: self.bundle.clone(),
+            pid: self.pid,
+            start_time: start_time(self.pid).unwrap_or(0),
+            created: crate::clock::rfc3339_now(),
+            rootfs: self.rootfs.clone(),
+            cgroup: self.cgroup.record(),
+        }
+    }
+
+    /// Ends and removes what is left: processes of the group, the group, and last the poststop hooks. May be called again.
+    pub fn delete(&self) -> Result<()> {
+        drop(self.parked.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.cgroup.kill(libc::SIGKILL)?;
+        self.cgroup.remove()?;
+        poststop(&self.id, &self.bundle, &self.spec);
+        Ok(())
+    }
+
+    fn subject(&self, status: &'static str) -> hooks::Subject<'_> {
+        let bundle = self.bundle.to_str().unwrap_or_default();
+        hooks::Subject { id: &self.id, status, pid: self.pid, bundle, spec: &self.spec }
+    }
+}
+
+/// A failing poststop hook is no reason to keep the rest of a container (runtime-spec runtime.md#lifecycle); all are run.
+fn poststop(id: &str, bundle: &Path, spec: &Spec) {
+    let bundle = bundle.to_str().unwrap_or_default();
+    for hook in &spec.hooks.poststop {
+        let subject = hooks::Subject { id, status: "stopped", pid: 0, bundle, spec };
+        if let Err(error) = hooks::run("poststop", std::slice::from_ref(hook), subject) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+struct Made {
+    id: String,
+    bundle: PathBuf,
+    spec: Spec,
+    pid: u32,
+    pidfd: OwnedFd,
+    rootfs: PathBuf,
+    parked: Parked,
+    child: Child,
+}
+
+fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
+    let spec = request.spec;
+    let attach = cgroup.attach()?;
+    let visible = if request.no_pivot { start::visible_kernel_mounts()? } else { Vec::new() };
+    let plan = compile::init(&compile::Init {
+        spec,
+        host,
+        id: request.id,
+        bundle: request.bundle,
+        groups: &groups(&cgroup.record()),
+        tasks: &paths(&attach),
+        stdio: request.stdio.given(),
+        no_pivot: request.no_pivot.then_some(&visible),
+        no_new_keyring: request.no_new_keyring,
+        preserve_fds: request.preserve_fds,
+    })?;
+    let (gate, file) = match request.start_by {
+        StartBy::Us => (None, None),
+        StartBy::Anyone(dir) => start::park_files(dir, &request)?,
+    };
+    let (wire, theirs) = Wire::pair()?;
+    let report = Report::new(file.as_ref())?;
+    let mut image = Image::new(&plan, request.preserve_fds);
+    image.fault = request.fault;
+    let into = fill(&mut image, attach, request.stdio, theirs, gate);
+    let mut child = Unborn::spawn(&mut image, &report, into)?;
+    drop_shared(&mut image);
+    cgroup.apply(&spec.linux.resources)?;
+    let pid = child.pid;
+    let mut dialogue = Dialogue {
+        plan: &plan,
+        report: &report,
+        wire: &wire,
+        child: &mut child,
+        cgroup,
+        subject: hooks::Subject {
+            id: request.id,
+            status: "creating",
+            pid,
+            bundle: request.bundle.to_str().unwrap_or_default(),
+            spec,
+        },
+    };
+    let console = dialogue.to_the_gate(&mut image)?;
+    drop(image);
+    let child = child.born(console);
+    let pidfd = child.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
+    let rootfs = request.bundle.join(spec.root.as_ref().map_or("", |r| &r.path));
+    Ok(Made {
+        id: request.id.to_owned(),
+        bundle: request.bundle.to_owned(),
+        spec: spec.clone(),
+        pid: child.pid,
+        pidfd,
+        rootfs,
+        parked: Parked { plan, report, wire },
+        child,
+    })
+}
+
+/// The groups of a record, as a plan names them.
+pub fn groups(record: &crate::cgroup::Record) -> Vec<Group> {
+    let v1 = record.v1.iter().map(|p| {
+        let name = p.controllers.join(",");
+        let named = name.strip_prefix("name=").map(str::to_owned);
+        let data = if named.is_some() { format!("none,{name}") } else { name.clone() };
+        Group { name: named.unwrap_or(name), path: p.dir(), mount: p.mount.clone(), data, unified: false }
+    });
+    let pure = record.v1.iter().all(|p| p.controllers.iter().all(|c| c.starts_with("name=")));
+    let v2 = record.unified.iter().map(|p| {
+        let name = if pure { String::new() } else { "unified".to_owned() };
+        Group { name, path: p.dir(), mount: p.mount.clone(), data: String::new(), unified: true }
+    });
+    v1.chain(v2).collect()
+}
+
+fn paths(attach: &Attach) -> Vec<String> {
+    attach.tasks.iter().map(|(path, _)| path.clone()).collect()
+}
+
+/// Puts everything that the plan expects into its slots; gives back the directory of the v2 group.
+fn fill(image: &mut Image<'_>, attach: Attach, stdio: Stdio, wire: OwnedFd, gate: Option<OwnedFd>) -> Option<OwnedFd> {
+    let given = image.plan.given.clone();
+    for (slot, (_, fd)) in given.tasks.iter().zip(attach.tasks) {
+        image.give(*slot, fd);
+    }
+    for (slot, fd) in given.stdio.iter().zip([stdio.stdin, stdio.stdout, stdio.stderr]) {
+        if let (Some(slot), Some(fd)) = (slot, fd) {
+            image.give(*slot, fd);
+        }
+    }
+    match gate {
+        Some(gate) => image.give(given.start, gate),
+        None => image.lend(given.start, std::os::fd::AsRawFd::as_raw_fd(&wire)),
+    }
+    image.give(given.wire, wire);
+    attach.into
+}
+
+/// After the clone the child has its own copies; ours would keep its pipes and the wire open.
+fn drop_shared(image: &mut Image<'_>) {
+    let given = image.plan.given.clone();
+    drop(image.take(given.wire));
+    drop(image.take(given.start));
+    for slot in given.stdio.into_iter().flatten().chain(given.tasks) {
+        drop(image.take(slot));
+    }
+}
+
+fn open_root(pid: u32) -> Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    let path = format!("/proc/{pid}/root");
+    rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::sys("open", path, e))
+}
+
+/// A child that is killed and reaped unless it is declared born.
+struct Unborn {
+    pid: u32,
+    pidfd: OwnedFd,
+    stillborn: bool,
+}
+
+impl Unborn {
+    /// Runs the parent's section and makes the child. A plan that respawns gives the process that went on.
+    fn spawn(image: &mut Image<'_>, report: &Report, into: Option<OwnedFd>) -> Result<Self> {
+        let plan = image.plan;
+        let scratch = Report::new(None)?;
+        let prepared = run(image, Section::Prepare, scratch.page());
+        let cloned = prepared
+            .map_err(|Stop { step, errno }| {
+                fault::sentence(plan, Section::Prepare, step.into(), errno, scratch.value())
+            })
+            .and_then(|()| {
+                reap::born(|| {
+                    let (pid, pidfd) = spawn(image, report, into.as_ref().map(|i| i.as_fd()))?;
+                    Ok::<_, Error>((pid, (pid, pidfd)))
+                })
+            });
+        if plan.prepare.iter().any(|s| matches!(s.op, crate::plan::Op::ChildrenPid { .. })) {
+            own_pid_namespace()?;
+        }
+        let (pid, pidfd) = cloned?;
+        let child = Self { pid, pidfd, stillborn: true };
+        image.pid = pid;
+        if let Some(slot) = plan.given.process {
+            image.give(slot, process_dir(pid)?);
+        }
+        Ok(child)
+    }
+
+    /// The process that goes on waits at its gate; its predecessor ends by itself.
+    fn succeed(&mut self, report: &Report) -> Result<()> {
+        let pid = report.pid();
+        let failed = |e| Error::sys("pidfd_open", pid.to_string(), e);
+        let id = rustix::process::Pid::from_raw(pid.cast_signed()).ok_or(failed(rustix::io::Errno::SRCH))?;
+        // Our child, which waits for us: the number is its own.
+        let pidfd = rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()).map_err(failed)?;
+        let pidfd = reap::born(|| Ok::<_, Error>((pid, pidfd)))?;
+        let first = std::mem::replace(&mut self.pidfd, pidfd);
+        self.pid = pid;
+        wait_readable(first.as_fd());
+        reap::exit_status(&first).map(drop)
+    }
+
+    fn born(mut self, console: Option<OwnedFd>) -> Child {
+        self.stillborn = false;
+        let null = self.pidfd.try_clone();
+        let pidfd = match null {
+            Ok(copy) => std::mem::replace(&mut self.pidfd, copy),
+            Err(_) => unreachable!("a descriptor can be copied"),
+        };
+        Child { pid: self.pid, pidfd, console }
+    }
+}
+
+impl Drop for Unborn {
+    fn drop(&mut self) {
+        if self.stillborn {
+            // Dead already is as good as killed.
+            let _killed = reap::signal(&self.pidfd, libc::SIGKILL);
+            wait_readable(self.pidfd.as_fd());
+            let _reaped = reap::exit_status(&self.pidfd);
+        }
+    }
+}
+
+/// Blocks until a pidfd tells that its process has ended.
+fn wait_readable(pidfd: BorrowedFd<'_>) {
+    let mut poll = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+    while rustix::event::poll(&mut poll, None) == Err(rustix::io::Errno::INTR) {}
+}
+
+/// Later children of this thread belong into our own pid namespace again.
+fn own_pid_namespace() -> Result<()> {
+    use rustix::fs::{Mode, OFlags};
+    const PATH: &str = "/proc/thread-self/ns/pid";
+    let fd = rustix::fs::open(PATH, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let fd = fd.map_err(|e| Error::sys("open", PATH, e))?;
+    let kind = Some(rustix::thread::LinkNameSpaceType::ProcessID);
+    rustix::thread::move_into_link_name_space(fd.as_fd(), kind).map_err(|e| Error::sys("setns", PATH, e))
+}
+
+fn process_dir(pid: u32) -> Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    let path = format!("/proc/{pid}");
+    rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::sys("open", path, e))
+}
+
+/// The parent's side of a child's life until execve.
+struct Dialogue<'a> {
+    plan: &'a Plan,
+    report: &'a Report,
+    wire: &'a Wire,
+    child: &'a mut Unborn,
+    cgroup: &'a Cgroup,
+    subject: hooks::Subject<'a>,
+}
+
+impl Dialogue<'_> {
+    /// Serves the child until it waits at the start gate; gives the master of its terminal.
+    fn to_the_gate(&mut self, image: &mut Image<'_>) -> Result<Option<OwnedFd>> {
+        let mut console = None;
+        loop {
+            match self.wire.hear()? {
+                Heard::Fd(fd) => console = Some(fd),
+                Heard::At(Gate::Start) => {
+                    self.section(image, Section::Limits)?;
+                    return Ok(console);
+                }
+                Heard::At(gate) => self.serve(gate, Some(&mut *image))?,
+                Heard::Closed => return Err(self.cause()),
+            }
+        }
+    }
+
+    /// Serves the child until it has executed its payload.
+    fn to_the_end(&mut self, mut image: Option<&mut Image<'_>>) -> Result<Option<OwnedFd>> {
+        let mut console = None;
+        loop {
+            match self.wire.hear()? {
+                Heard::Fd(fd) => console = Some(fd),
+                Heard::At(gate) => self.serve(gate, image.as_deref_mut())?,
+                Heard::Closed if self.report.errno() == 0 && self.report.step() + 1 == self.plan.child.len() => {
+                    return Ok(console);
+                }
+                Heard::Closed => return Err(self.cause()),
+            }
+        }
+    }
+
+    fn serve(&mut self, gate: Gate, image: Option<&mut Image<'_>>) -> Result<()> {
+        match (gate, image) {
+            (Gate::Maps, Some(image)) => self.section(image, Section::Maps)?,
+            (Gate::Limits, Some(image)) => self.section(image, Section::Limits)?,
+            (Gate::Respawned, Some(image)) => {
+                self.child.succeed(self.report)?;
+                (image.pid, self.subject.pid) = (self.child.pid, self.child.pid);
+            }
+            (Gate::Hooks, _) => {
+                let spec = self.subject.spec;
+                hooks::run("prestart", &spec.hooks.prestart, self.subject)?;
+                hooks::run("createRuntime", &spec.hooks.create_runtime, self.subject)?;
+            }
+            (Gate::Listener, _) => {
+                listener::hand_over(self.child.pidfd.as_fd(), self.report.value(), self.child.pid, self.subject)?;
+            }
+            (Gate::Start, _) | (_, None) => {
+                return Err(Error::new(
+                    Kind::State,
+                    "gate",
+                    format!("{gate:?}"),
+                    "the child waits where it should not",
+                ));
+            }
+        }
+        self.wire.release()
+    }
+
+    fn section(&self, image: &mut Image<'_>, section: Section) -> Result<()> {
+        let scratch = Report::new(None)?;
+        run(image, section, scratch.page())
+            .map_err(|Stop { step, errno }| fault::sentence(self.plan, section, step.into(), errno, scratch.value()))
+    }
+
+    /// Why the child is gone without having executed anything.
+    fn cause(&self) -> Error {
+        let (step, errno) = (self.report.step(), self.report.errno());
+        if errno != 0 {
+            return fault::sentence(self.plan, Section::Child, step, errno, self.report.value());
+        }
+        wait_readable(self.child.pidfd.as_fd());
+        let status = crate::sys::ended_child(Some(self.child.pidfd.as_fd()), false)
+            .ok()
+            .flatten()
+            .map_or(0, |(_, status)| status);
+        let oom = self.cgroup.oom().and_then(|mut o| o.read()).is_ok_and(|kills| kills > 0);
+        fault::killed(self.plan, step, status, oom)
+    }
+}

@@ -1,0 +1,74 @@
+//! From `(section, step, errno)` to the sentence that a person reads and docker parses.
+
+use rustix::io::Errno;
+
+use crate::error::{Error, Kind, describe};
+use crate::plan::print::{call, subject_slot};
+use crate::plan::{Op, Plan, Section};
+
+/// The error of a failed step. `value` is what the step told beside it.
+pub fn sentence(plan: &Plan, section: Section, step: usize, errno: i32, value: u32) -> Error {
+    let errno = Errno::from_raw_os_error(errno);
+    let Some(failed) = plan.section(section).get(step) else {
+        return Error::sys(section.name(), format!("step {step}"), errno);
+    };
+    let from = plan.text(failed.from);
+    if let Some(reason) = known(plan, &failed.op, errno, value) {
+        let kind = if matches!(failed.op, Op::Hook { .. }) { Kind::Kernel } else { Kind::Invalid };
+        let mut error = Error::new(kind, "", "", reason);
+        error.errno = None;
+        return error;
+    }
+    let (name, subject) = call(&failed.op);
+    let subject = match subject {
+        Some(text) => plan.text(text),
+        None => subject_slot(&failed.op).map(|s| plan.slot_name(s)).unwrap_or_default(),
+    };
+    Error::sys(name, subject, errno).at(from)
+}
+
+/// Sentences that clients know from runc (shim contract, error text); see moby's daemon/errors.go.
+fn known(plan: &Plan, op: &Op, errno: Errno, value: u32) -> Option<String> {
+    let words = describe(errno);
+    Some(match *op {
+        Op::LookupFailed { name } => format!("exec: {:?}: executable file not found in $PATH", plan.text(name)),
+        Op::Lookup { path } => {
+            let path = plan.text(path);
+            match errno {
+                Errno::ACCESS | Errno::ISDIR | Errno::PERM => format!("exec: {path:?}: {words}"),
+                _ => format!("exec: {path:?}: stat {path}: {words}"),
+            }
+        }
+        Op::Exec { argv, .. } => {
+            let name = plan.lists.get(argv.at as usize).map(|s| plan.text(*s)).unwrap_or_default();
+            format!("exec {name}: {words}")
+        }
+        Op::Chdir { path } | Op::ChdirAgain { path } => {
+            format!("chdir to cwd ({:?}) set in config.json failed: {words}", plan.text(path))
+        }
+        Op::CheckCwd => "current working directory is outside of container mount namespace root -- possible container breakout detected".into(),
+        Op::Hook { path, .. } if errno == Errno::CHILD => {
+            format!("{}: hook {:?} failed: exit status {value}", plan_pointer(plan, op), plan.text(path))
+        }
+        Op::Hook { path, timeout, .. } if errno == Errno::TIMEDOUT => {
+            format!("{}: hook {:?} ran past specified timeout of {timeout}s", plan_pointer(plan, op), plan.text(path))
+        }
+        _ => return None,
+    })
+}
+
+fn plan_pointer(plan: &Plan, op: &Op) -> String {
+    plan.child.iter().find(|s| s.op == *op).map(|s| plan.text(s.from)).unwrap_or_default()
+}
+
+/// The error of a child that was killed before it could execute its payload.
+pub fn killed(plan: &Plan, step: usize, status: i32, oom: bool) -> Error {
+    let what = plan.child.get(step).map_or("the payload", |s| call(&s.op).0);
+    let from = plan.child.get(step).map(|s| plan.text(s.from)).unwrap_or_default();
+    let reason = if oom {
+        "container init was OOM-killed (memory limit too low?)".to_owned()
+    } else {
+        format!("killed by signal {}", status - 128)
+    };
+    Error::new(Kind::Killed, what, "", reason).at(from)
+}

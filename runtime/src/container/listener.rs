@@ -1,0 +1,45 @@
+//! The seccomp listener's way from the child to its agent (runtime-spec config-linux.md#the-container-process-state).
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    connect, sendmsg, socket_with,
+};
+use serde_json::json;
+
+use super::hooks::Subject;
+use crate::error::{Error, Result};
+
+/// Fetches the descriptor out of the child, which waits, and sends it with the state to `listenerPath`.
+pub fn hand_over(pidfd: BorrowedFd<'_>, number: u32, pid: u32, subject: Subject<'_>) -> Result<()> {
+    let Some(profile) = &subject.spec.linux.seccomp else { return Ok(()) };
+    let path = profile.listener_path.as_str();
+    let failed = |op, e| Error::sys(op, path, e).at("/linux/seccomp/listenerPath");
+    let flags = rustix::process::PidfdGetfdFlags::empty();
+    let fd = rustix::process::pidfd_getfd(pidfd, number.cast_signed(), flags).map_err(|e| failed("pidfd_getfd", e))?;
+    let state = json!({
+        "ociVersion": "1.2.1",
+        "fds": ["seccompFd"],
+        "pid": pid,
+        "metadata": profile.listener_metadata,
+        "state": {
+            "ociVersion": "1.2.1", "id": subject.id, "status": subject.status, "pid": subject.pid,
+            "bundle": subject.bundle, "annotations": subject.spec.annotations,
+        },
+    });
+    let text = state.to_string();
+    let address = SocketAddrUnix::new(path).map_err(|e| failed("connect", e))?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let socket = socket.map_err(|e| failed("socket", e))?;
+    connect(&socket, &address).map_err(|e| failed("connect", e))?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    sendmsg(&socket, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::NOSIGNAL)
+        .map_err(|e| failed("sendmsg", e))?;
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! What is written down about a container, so that another process can see and undo it: `containerd-shim-mini-v2 delete`
+//! after a crash, or the next call of the command line.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::{self, Cgroup};
+use crate::error::{Error, Kind, Result};
+use crate::spec::Spec;
+
+/// The form of the file; a newer mini reads older forms.
+pub const VERSION: u32 = 1;
+
+/// One container.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Record {
+    /// [`VERSION`] of who wrote it.
+    pub version: u32,
+    /// Container id.
+    pub id: String,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// pid of init; 0 before there is one.
+    pub pid: u32,
+    /// When that process began, in clock ticks since boot (field 22 of proc_pid_stat(5)): tells it from a later one with
+    /// the same pid.
+    pub start_time: u64,
+    /// RFC 3339.
+    pub created: String,
+    /// Absolute path of the rootfs on the host.
+    pub rootfs: PathBuf,
+    /// Where its groups are.
+    pub cgroup: cgroup::Record,
+}
+
+impl Record {
+    /// Name of the file in a bundle.
+    pub const FILE: &'static str = "mini.json";
+
+    /// Reads the record of a bundle.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(Self::FILE);
+        let json = std::fs::read(&path).map_err(|e| {
+            let mut error = Error::io("open", path.display().to_string(), &e);
+            if e.kind() == std::io::ErrorKind::NotFound {
+                error.kind = Kind::NotFound;
+            }
+            error
+        })?;
+        let record: Self = crate::spec::from_json(&json)?;
+        if record.version > VERSION {
+            let reason = format!("was written by a newer mini (form {}, known {VERSION})", record.version);
+            return Err(Error::new(Kind::Invalid, "read", path.display().to_string(), reason));
+        }
+        Ok(record)
+    }
+
+    /// Writes it atomically, readable by the owner only.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let path = dir.join(Self::FILE);
+        let new = dir.join(format!(".{}", Self::FILE));
+        let text = serde_json::to_vec(self).map_err(|e| Error::new(Kind::Invalid, "write", "", e.to_string()))?;
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .and_then(|mut f| f.write_all(&text))
+            .and_then(|()| std::fs::rename(&new, &path))
+            .map_err(|e| Error::io("write", path.display().to_string(), &e))
+    }
+
+    /// Init as a pidfd, if it is still that process and not a zombie.
+    pub fn init(&self) -> Option<std::os::fd::OwnedFd> {
+        let pid = rustix::process::Pid::from_raw(self.pid.cast_signed()).filter(|_| self.pid != 0)?;
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
+        (start_time(self.pid)? == self.start_time).then_some(pidfd)
+    }
+
+    /// Ends what is left of the container: kills its group, removes it, and runs the poststop hooks. May be called again.
+    pub fn destroy(&self) -> Result<()> {
+        if let Some(init) = self.init() {
+            // Gone meanwhile is as good as killed.
+            let _killed = rustix::process::pidfd_send_signal(&init, rustix::process::Signal::KILL);
+        }
+        let cgroup = Cgroup::open(&cgroup::Layout::read()?, &self.cgroup)?;
+        let result = cgroup.kill(libc::SIGKILL).and_then(|()| cgroup.remove());
+        if let Ok(spec) = Spec::load(&self.bundle) {
+            super::poststop(&self.id, &self.bundle, &spec);
+        }
+        result
+    }
+}
+
+/// Field 22 of /proc/PID/stat; `None` when there is no such process, or only its zombie.
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command in parentheses and may hold anything, parentheses included.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
+}

@@ -1,0 +1,136 @@
+//! Containers whose start comes from another process than their create: the command line's.
+//!
+//! The child reads a FIFO, which it holds open for reading and writing; its copy is close-on-exec. Whoever starts it opens
+//! the FIFO for writing, which fails when nobody waits, writes a byte, and is told by POLLERR that the child has executed
+//! its payload or died. Which of the two, stands in the report, a small file that the child shares.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::{Create, Record, fault, groups, hooks};
+use crate::child::Report;
+use crate::error::{Error, Kind, Result};
+use crate::host::Host;
+use crate::plan::{Section, compile};
+use crate::spec::Spec;
+
+const FIFO: &str = "exec.fifo";
+const REPORT: &str = "report";
+const REQUEST: &str = "request.json";
+
+/// What the plan of a parked init was compiled from, beside the spec.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Request {
+    stdio: [bool; 3],
+    no_pivot: bool,
+    no_new_keyring: bool,
+    preserve_fds: u32,
+    tasks: Vec<String>,
+}
+
+/// Makes the files of a container that anyone may start.
+pub(super) fn park_files(dir: &Path, request: &Create<'_>) -> Result<(Option<OwnedFd>, Option<File>)> {
+    let path = dir.join(FIFO);
+    let failed = |op, e| Error::sys(op, path.display().to_string(), e);
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+        .map_err(|e| failed("mknod", e))?;
+    let fifo = rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed("open", e))?;
+    let report = dir.join(REPORT);
+    let io = |e: &std::io::Error| Error::io("create", report.display().to_string(), e);
+    let file = File::options().read(true).write(true).create_new(true).open(&report).map_err(|e| io(&e))?;
+    file.set_len(4096).map_err(|e| io(&e))?;
+    let saved = Request {
+        stdio: request.stdio.given(),
+        no_pivot: request.no_pivot,
+        no_new_keyring: request.no_new_keyring,
+        preserve_fds: request.preserve_fds,
+        tasks: Vec::new(),
+    };
+    let text = serde_json::to_vec(&saved).unwrap_or_default();
+    std::fs::write(dir.join(REQUEST), text).map_err(|e| io(&e))?;
+    Ok((Some(fifo), Some(file)))
+}
+
+/// True while init waits to be started.
+pub fn is_parked(dir: &Path) -> bool {
+    open_fifo(dir).is_ok()
+}
+
+fn open_fifo(dir: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(dir.join(FIFO), OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Starts a container that was created with [`super::StartBy::Anyone`] and waits until its payload is executed.
+pub fn start_parked(host: &Host, dir: &Path, record: &Record) -> Result<()> {
+    let state = |reason: &str| Error::new(Kind::State, "start", &record.id, reason);
+    let fifo = match open_fifo(dir) {
+        Ok(fifo) => fifo,
+        Err(Errno::NOENT | Errno::NXIO) if record.init().is_some() => {
+            return Err(state("cannot start an already running container"));
+        }
+        Err(Errno::NOENT | Errno::NXIO) => return Err(state("cannot start a container that has stopped")),
+        Err(e) => return Err(Error::sys("open", dir.join(FIFO).display().to_string(), e)),
+    };
+    let path = dir.join(REPORT);
+    let file = File::options().read(true).write(true).open(&path);
+    let report = Report::new(Some(&file.map_err(|e| Error::io("open", path.display().to_string(), &e))?))?;
+    // Of two starts at once one takes the name away and goes on.
+    rustix::fs::unlink(dir.join(FIFO)).map_err(|_| state("cannot start an already running container"))?;
+    rustix::io::write(&fifo, b"g").map_err(|e| Error::sys("write", FIFO, e))?;
+    let mut poll = [rustix::event::PollFd::new(&fifo, rustix::event::PollFlags::empty())];
+    while rustix::event::poll(&mut poll, None) == Err(Errno::INTR) {}
+    let spec = Spec::load(&record.bundle)?;
+    outcome(host, dir, record, &spec, &report)?;
+    let bundle = record.bundle.to_str().unwrap_or_default();
+    let subject = hooks::Subject { id: &record.id, status: "running", pid: record.pid, bundle, spec: &spec };
+    hooks::run("poststart", &spec.hooks.poststart, subject)
+}
+
+/// Compiles the plan again, which the child was cloned with, to say what its report means.
+fn outcome(host: &Host, dir: &Path, record: &Record, spec: &Spec, report: &Report) -> Result<()> {
+    let text = std::fs::read(dir.join(REQUEST)).unwrap_or_default();
+    let request: Request = serde_json::from_slice(&text).unwrap_or_default();
+    let visible = if request.no_pivot { visible_kernel_mounts()? } else { Vec::new() };
+    let v1 = record.cgroup.v1.iter().map(|p| p.dir().join("tasks").display().to_string());
+    let plan = compile::init(&compile::Init {
+        spec,
+        host,
+        id: &record.id,
+        bundle: &record.bundle,
+        groups: &groups(&record.cgroup),
+        tasks: &v1.collect::<Vec<_>>(),
+        stdio: request.stdio,
+        no_pivot: request.no_pivot.then_some(&visible),
+        no_new_keyring: request.no_new_keyring,
+        preserve_fds: request.preserve_fds,
+    })?;
+    match report.errno() {
+        0 if report.step() + 1 == plan.child.len() => Ok(()),
+        0 => Err(fault::killed(&plan, report.step(), 128 + libc::SIGKILL, false)),
+        errno => Err(fault::sentence(&plan, Section::Child, report.step(), errno, report.value())),
+    }
+}
+
+/// Mount points of procfs and sysfs on this host, deepest first; only read for a root that is moved, not pivoted.
+pub fn visible_kernel_mounts() -> Result<Vec<PathBuf>> {
+    const PATH: &str = "/proc/self/mountinfo";
+    let text = std::fs::read_to_string(PATH).map_err(|e| Error::io("read", PATH, &e))?;
+    let mut found: Vec<PathBuf> = text
+        .lines()
+        .filter_map(|line| {
+            let (mount, fs) = line.split_once(" - ")?;
+            let mut mount = mount.split(' ').skip(3);
+            let (root, point) = (mount.next()?, mount.next()?);
+            let full = root == "/" && (fs.starts_with("proc ") || fs.starts_with("sysfs "));
+            full.then(|| PathBuf::from(point))
+        })
+        .collect();
+    found.reverse();
+    Ok(found)
+}

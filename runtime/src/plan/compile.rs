@@ -1,0 +1,338 @@
+//! The order of stages, for init and for exec, on one screen. Each stage lives in the file it is named after.
+//!
+//! The order is that of docs/order.md, which says for each step what goes wrong when it is moved.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::namespaces::Wanted;
+use super::rootfs::Root;
+use super::{Builder, Dir, Gate, Given, Op, Plan, Section, Slot};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::seccomp;
+use crate::spec::{NamespaceKind, Process, Spec};
+
+/// The container's group in one hierarchy, as far as a plan needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Name of its directory below /sys/fs/cgroup: `memory`, `cpu,cpuacct`, `systemd`; empty for v2.
+    pub name: String,
+    /// The group's directory.
+    pub path: PathBuf,
+    /// Mount point of the hierarchy.
+    pub mount: PathBuf,
+    /// Mount data of the hierarchy: `memory`, `none,name=systemd`.
+    pub data: String,
+    /// The cgroup2 tree of a hybrid or unified host.
+    pub unified: bool,
+}
+
+/// True if the container gets a pid namespace of its own.
+pub fn makes_pid_namespace(spec: &Spec) -> bool {
+    Wanted::of(spec).new_has(NamespaceKind::Pid)
+}
+
+/// What a container is asked to be.
+#[derive(Clone, Debug)]
+pub struct Init<'a> {
+    /// Checked spec.
+    pub spec: &'a Spec,
+    /// Facts about this machine.
+    pub host: &'a Host,
+    /// Container id.
+    pub id: &'a str,
+    /// Absolute path of the bundle.
+    pub bundle: &'a Path,
+    /// Its groups.
+    pub groups: &'a [Group],
+    /// Paths of the files through which the child joins those of version 1, for people.
+    pub tasks: &'a [String],
+    /// Which of stdin, stdout and stderr the caller hands over; the others are /dev/null.
+    pub stdio: [bool; 3],
+    /// Move the root instead of pivot_root(2), for an initramfs.
+    pub no_pivot: Option<&'a [PathBuf]>,
+    /// Do not make a session keyring.
+    pub no_new_keyring: bool,
+    /// Descriptors from 3 on that the payload inherits.
+    pub preserve_fds: u32,
+}
+
+/// What a further process of a container is asked to be.
+#[derive(Clone, Debug)]
+pub struct Exec<'a> {
+    /// The container's spec.
+    pub spec: &'a Spec,
+    /// The process, checked.
+    pub process: &'a Process,
+    /// Facts about this machine.
+    pub host: &'a Host,
+    /// Container id.
+    pub id: &'a str,
+    /// Its groups.
+    pub groups: &'a [Group],
+    /// Paths of the files through which the child joins those of version 1, for people.
+    pub tasks: &'a [String],
+    /// See [`Init::stdio`].
+    pub stdio: [bool; 3],
+    /// See [`Init::no_new_keyring`].
+    pub no_new_keyring: bool,
+    /// See [`Init::preserve_fds`].
+    pub preserve_fds: u32,
+}
+
+/// The state of a compilation.
+pub struct Compiler<'a> {
+    pub(super) b: Builder,
+    pub(super) spec: &'a Spec,
+    pub(super) process: Option<&'a Process>,
+    /// Prefix of the process' pointers: `/process`, or empty for an exec.
+    pub(super) at: &'static str,
+    pub(super) host: &'a Host,
+    pub(super) id: &'a str,
+    pub(super) bundle: &'a Path,
+    pub(super) groups: &'a [Group],
+    pub(super) wanted: Wanted,
+    pub(super) given: Given,
+    pub(super) exec: bool,
+    pub(super) no_new_keyring: bool,
+    pub(super) preserve_fds: u32,
+    pub(super) root: Option<Root>,
+    pub(super) tty: Option<Slot>,
+    pub(super) env: Option<super::List>,
+    /// File systems of our own making, by destination: what they hold is known.
+    pub(super) mounted: HashMap<String, Slot>,
+    pub(super) late_ro: Vec<(Slot, String)>,
+    proc: Option<Slot>,
+    null: Option<Slot>,
+    process_dir: Option<Slot>,
+}
+
+/// Compiles the first process of a container.
+///
+/// Errors name the pointer of what this host cannot do. Nothing is touched.
+pub fn init(request: &Init<'_>) -> Result<Plan> {
+    let mut c = Compiler::new(request.spec, request.host, request.id, request.groups, request.tasks, request.stdio);
+    c.process = request.spec.process.as_ref();
+    c.at = "/process";
+    c.bundle = request.bundle;
+    c.no_new_keyring = request.no_new_keyring;
+    c.preserve_fds = request.preserve_fds;
+    let filter = c.filter()?;
+
+    c.rootfs_tree(request.no_pivot.is_some())?;
+    c.join_cgroups();
+    c.oom_score_adj();
+    c.session();
+    c.enter_namespaces();
+    c.cgroup_namespace();
+    c.attach_rootfs();
+    c.mounts()?;
+    c.devices();
+    c.outside_hooks();
+    c.create_container_hooks();
+    c.readonly_paths();
+    c.masked_paths();
+    c.enter_rootfs(request.no_pivot);
+    c.make_cwd();
+    c.terminal();
+    c.late_read_only();
+    c.names();
+    c.sysctls();
+    c.identity(filter.as_ref())?;
+    c.start(filter.as_ref());
+    Ok(c.finish(filter))
+}
+
+/// Compiles a further process. Its tail is that of [`init`].
+pub fn exec(request: &Exec<'_>) -> Result<Plan> {
+    let mut c = Compiler::new(request.spec, request.host, request.id, request.groups, request.tasks, request.stdio);
+    c.process = Some(request.process);
+    c.at = "";
+    c.exec = true;
+    c.no_new_keyring = request.no_new_keyring;
+    c.preserve_fds = request.preserve_fds;
+    let filter = c.filter()?;
+
+    c.join_cgroups();
+    c.oom_score_adj();
+    c.session();
+    c.join_container();
+    c.terminal();
+    c.identity(filter.as_ref())?;
+    c.start(filter.as_ref());
+    Ok(c.finish(filter))
+}
+
+impl<'a> Compiler<'a> {
+    fn new(
+        spec: &'a Spec,
+        host: &'a Host,
+        id: &'a str,
+        groups: &'a [Group],
+        tasks: &[String],
+        stdio: [bool; 3],
+    ) -> Self {
+        let mut b = Builder::new();
+        let wire = b.slot("wire");
+        let start = b.slot("start");
+        let tasks = tasks.iter().map(|path| b.slot(path)).collect();
+        let mut stdio = stdio.iter().zip(["stdin", "stdout", "stderr"]).map(|(on, name)| on.then(|| b.slot(name)));
+        let stdio = [stdio.next().flatten(), stdio.next().flatten(), stdio.next().flatten()];
+        let given = Given { wire, start, tasks, stdio, init: None, process: None, root: None };
+        Self {
+            b,
+            spec,
+            process: None,
+            at: "",
+            host,
+            id,
+            bundle: Path::new(""),
+            groups,
+            wanted: Wanted::of(spec),
+            given,
+            exec: false,
+            no_new_keyring: false,
+            preserve_fds: 0,
+            root: None,
+            tty: None,
+            env: None,
+            mounted: HashMap::new(),
+            late_ro: Vec::new(),
+            proc: None,
+            null: None,
+            process_dir: None,
+        }
+    }
+
+    fn filter(&self) -> Result<Option<seccomp::Program>> {
+        let Some(profile) = &self.spec.linux.seccomp else { return Ok(None) };
+        seccomp::compile(profile, self.host.arch, &self.host.seccomp).map(Some)
+    }
+
+    fn finish(self, filter: Option<seccomp::Program>) -> Plan {
+        let flags = if self.exec { 0 } else { self.wanted.clone_flags() };
+        self.b.finish(flags, self.given, filter.map_or_else(Default::default, |f| f.filter.into()))
+    }
+
+    /// The first steps of every child: nothing of the parent's may stay, and the group is joined before anything costs.
+    fn join_cgroups(&mut self) {
+        self.b.section(Section::Child);
+        self.b.from("");
+        self.b.op(Op::CloseOthers);
+        self.b.op(Op::Signals);
+        self.b.from("/linux/cgroupsPath");
+        let zero = self.b.bytes(b"0");
+        for slot in self.given.tasks.clone() {
+            self.b.op(Op::Write { slot, data: zero });
+        }
+    }
+
+    /// The container's namespaces all at once, by its init's pidfd (setns(2), Linux 5.8); the pid namespace only concerns
+    /// children, so the parent sets it before the clone.
+    fn join_container(&mut self) {
+        let all = self.wanted.all();
+        let init = self.b.slot("init");
+        self.given.init = Some(init);
+        let pid = super::namespaces::flag(NamespaceKind::Pid);
+        if all & pid != 0 {
+            self.b.section(Section::Prepare);
+            self.b.from("/linux/namespaces");
+            self.b.op(Op::ChildrenPid { slot: init });
+            self.b.section(Section::Child);
+        }
+        if all & !pid != 0 {
+            self.b.from("/linux/namespaces");
+            self.b.op(Op::Setns { slot: init, flags: all & !pid });
+        }
+        if self.wanted.user() {
+            self.become_root();
+        }
+        if !self.wanted.has(NamespaceKind::Mount) {
+            let root = self.b.slot("root");
+            self.given.root = Some(root);
+            self.b.from("/root/path");
+            self.b.op(Op::Fchdir { slot: root });
+            let dot = self.b.str(".");
+            self.b.op(Op::Chroot { path: dot });
+        }
+    }
+
+    /// The host's /proc, opened and checked by the parent: what the child writes there cannot be redirected by anything the
+    /// rootfs has at that path (CVE-2019-16884, CVE-2025-52881).
+    pub(super) fn proc_dir(&mut self) -> Slot {
+        if let Some(slot) = self.proc {
+            return slot;
+        }
+        let slot = self.b.slot("/proc");
+        self.trusted("/proc", libc::O_PATH | libc::O_DIRECTORY, slot);
+        let (section, from) = self.b.enter(Section::Prepare);
+        self.b.op(Op::CheckFs { slot, magic: PROC_SUPER_MAGIC, is: true });
+        self.b.leave(section, from);
+        self.proc = Some(slot);
+        slot
+    }
+
+    /// The host's /dev/null, opened and checked by the parent before the rootfs is touched (CVE-2025-31133).
+    pub(super) fn host_null(&mut self) -> Slot {
+        if let Some(slot) = self.null {
+            return slot;
+        }
+        let slot = self.b.slot("/dev/null");
+        self.trusted("/dev/null", libc::O_RDWR, slot);
+        let (section, from) = self.b.enter(Section::Prepare);
+        self.b.op(Op::CheckNode { slot, mode: libc::S_IFCHR, dev: libc::makedev(1, 3) });
+        self.b.leave(section, from);
+        self.null = Some(slot);
+        slot
+    }
+
+    fn trusted(&mut self, path: &str, flags: i32, into: Slot) {
+        let (section, from) = self.b.enter(Section::Prepare);
+        let path = self.b.str(path);
+        let flags = (flags | libc::O_CLOEXEC) as u32;
+        self.b.op(Op::Open { dir: Dir::Cwd, path, flags, mode: 0, resolve: 0, into });
+        self.b.leave(section, from);
+    }
+
+    /// The child's own /proc/PID, for the parent's steps.
+    pub(super) fn process_dir(&mut self) -> Slot {
+        if let Some(slot) = self.process_dir {
+            return slot;
+        }
+        let slot = self.b.slot("/proc/PID");
+        self.given.process = Some(slot);
+        self.process_dir = Some(slot);
+        slot
+    }
+
+    /// Opens, writes and closes a small kernel file.
+    pub(super) fn write_file(&mut self, dir: Dir, path: &str, data: &[u8]) {
+        let slot = self.b.scratch(path);
+        let path = self.b.str(path);
+        let data = self.b.bytes(data);
+        let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as u32;
+        self.b.op(Op::Open { dir, path, flags, mode: 0, resolve: 0, into: slot });
+        self.b.op(Op::Write { slot, data });
+        self.b.op(Op::Close { slot });
+    }
+
+    pub(super) fn gate(&mut self, gate: Gate) {
+        let wait = if gate == Gate::Start { self.given.start } else { self.given.wire };
+        self.b.op(Op::Gate { gate, wire: self.given.wire, wait });
+    }
+
+    /// A pointer below the process.
+    pub(super) fn pointer(&self, field: &str) -> String {
+        format!("{}{field}", self.at)
+    }
+
+    pub(super) fn refuse(&self, pointer: impl Into<String>, reason: &str) -> Error {
+        Error::unsupported(pointer, reason)
+    }
+}
+
+/// linux/magic.h
+pub(super) const PROC_SUPER_MAGIC: u32 = 0x9fa0;
+/// linux/magic.h
+pub(super) const DEVPTS_SUPER_MAGIC: u32 = 0x1cd1;

@@ -1,0 +1,474 @@
+//! `/mounts`, in the order given: the place is opened inside the root, the mount is made detached, then moved there.
+//!
+//! Nothing is ever mounted by a path string below the rootfs (CVE-2021-30465, CVE-2019-18837, CVE-2024-45310).
+
+use rustix::io::Errno;
+
+use super::compile::{Compiler, PROC_SUPER_MAGIC};
+use super::options::{Change, Options, attr};
+use super::rootfs::{CLONE, DIRECTORY, NOFOLLOW, PLACE, RECURSIVE, resolve};
+use super::{Dir, Op, Section, Slot};
+use crate::error::{Error, Result};
+use crate::spec::Mount;
+
+/// Files below /proc that lxcfs and the like may cover; everything else there would deceive us or the container
+/// (runc's checkProcMount).
+const BELOW_PROC: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// What kind of place a mount needs.
+#[derive(Clone, Copy)]
+enum Place {
+    /// A directory.
+    Directory,
+    /// A directory reached without any symbolic link.
+    Ordinary,
+    /// Whatever the source is: a directory or a file.
+    Like(Slot),
+}
+
+/// `/a/b` for `a//./b/`: the specification allows relative destinations. `..` is resolved by name, as runc does.
+pub fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            name => parts.push(name),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+impl Compiler<'_> {
+    pub(super) fn mounts(&mut self) -> Result<()> {
+        let spec = self.spec;
+        for (i, mount) in spec.mounts.iter().enumerate() {
+            let pointer = format!("/mounts/{i}");
+            self.b.from(&pointer);
+            self.mount(mount, &pointer)?;
+        }
+        Ok(())
+    }
+
+    fn mount(&mut self, mount: &Mount, pointer: &str) -> Result<()> {
+        let options = Options::of(mount);
+        let dest = clean(&mount.destination);
+        self.check(mount, &options, &dest, pointer)?;
+        if options.remount {
+            return self.remount(mount, &options, &dest);
+        }
+        if options.bind.is_some() {
+            return self.bind(mount, &options, &dest, pointer);
+        }
+        match mount.kind.as_str() {
+            "cgroup" | "cgroup2" => return self.cgroup(&options, &dest, pointer),
+            "proc" | "sysfs" => {
+                let place = self.open_place(&dest, Place::Ordinary);
+                self.new_filesystem(mount, &options, &dest, place, pointer);
+            }
+            _ => {
+                let place = self.open_place(&dest, Place::Directory);
+                self.new_filesystem(mount, &options, &dest, place, pointer);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, mount: &Mount, options: &Options, dest: &str, pointer: &str) -> Result<()> {
+        let at = |field: &str| format!("{pointer}/{field}");
+        if dest == "/" && !options.remount {
+            return Err(Error::invalid(at("destination"), "mounts on top of the root file system are not allowed"));
+        }
+        if dest.starts_with("/proc/") && !BELOW_PROC.contains(&dest) {
+            return Err(Error::invalid(
+                at("destination"),
+                format!("{dest:?} cannot be mounted because it is inside /proc"),
+            ));
+        }
+        if dest == "/proc" && options.bind.is_none() && mount.kind != "proc" {
+            return Err(Error::invalid(at("type"), "only proc can be mounted on /proc"));
+        }
+        if !self.host.mount_setattr && (!options.deep.is_empty() || options.idmap.is_some()) {
+            return Err(self.refuse(at("options"), "recursive attributes and idmapped mounts need Linux 5.12"));
+        }
+        if options.idmap.is_some() && options.bind.is_none() {
+            return Err(Error::invalid(at("options"), "idmapped mounts are only supported for bind mounts"));
+        }
+        if options.idmap.is_some() && mount.uid_mappings.is_empty() && self.spec.linux.uid_mappings.is_empty() {
+            return Err(Error::invalid(
+                at("options"),
+                "idmap needs mappings of its own or a user namespace with mappings",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Opens the mount point inside the root, making it when it is missing.
+    fn open_place(&mut self, dest: &str, kind: Place) -> Slot {
+        let (parent, name) = dest.rsplit_once('/').unwrap_or(("", dest));
+        if let Some(slot) = self.mounted.get(parent).copied() {
+            return self.place_in_fresh(slot, dest, name, kind);
+        }
+        let root = self.root().slot;
+        let into = self.b.scratch(dest);
+        let path = self.b.str(dest);
+        let (follow, create, check, done) = (self.b.label(), self.b.label(), self.b.label(), self.b.label());
+        let (literal, inside) = (resolve::IN_ROOT | resolve::NO_SYMLINKS, resolve::IN_ROOT | resolve::NO_MAGICLINKS);
+        let open = |resolve| Op::Open { dir: Dir::At(root), path, flags: PLACE, mode: 0, resolve, into };
+        if matches!(kind, Place::Ordinary) {
+            self.b.op_on(open(literal), &[(0, done), (libc::ENOENT, create)]);
+        } else {
+            self.b.op_on(open(literal), &[(0, done), (libc::ELOOP, follow), (libc::ENOENT, create)]);
+            self.b.bind(follow);
+            self.b.op_on(open(inside), &[(0, check), (libc::ENOENT, create)]);
+        }
+        self.b.bind(create);
+        self.create_place(root, dest, kind);
+        self.b.op(open(inside));
+        self.b.bind(check);
+        // A link in the image may have led below /proc, where only ordinary paths have been checked.
+        self.b.op(Op::CheckFs { slot: into, magic: PROC_SUPER_MAGIC, is: false });
+        self.b.bind(done);
+        into
+    }
+
+    /// A mount point in a file system we have just made: nothing can be there but what we put there.
+    fn place_in_fresh(&mut self, dir: Slot, dest: &str, name: &str, kind: Place) -> Slot {
+        let into = self.b.scratch(dest);
+        let name = self.b.str(name);
+        self.create_last(dir, name, kind);
+        let resolve = resolve::BENEATH | resolve::NO_SYMLINKS;
+        self.b.op(Op::Open { dir: Dir::At(dir), path: name, flags: PLACE, mode: 0, resolve, into });
+        into
+    }
+
+    fn create_place(&mut self, root: Slot, dest: &str, kind: Place) {
+        let (parent, name) = dest.rsplit_once('/').unwrap_or(("", dest));
+        let dir = self.make_dirs(root, parent, None);
+        let name = self.b.str(name);
+        self.create_last(dir, name, kind);
+    }
+
+    fn create_last(&mut self, dir: Slot, name: super::Str, kind: Place) {
+        let made = self.b.label();
+        if let Place::Like(source) = kind {
+            let file = self.b.label();
+            let dot = self.b.str(".");
+            let probe = self.b.scratch("directory");
+            let op = Op::Open {
+                dir: Dir::At(source),
+                path: dot,
+                flags: PLACE | DIRECTORY,
+                mode: 0,
+                resolve: 0,
+                into: probe,
+            };
+            self.b.op_on(op, &[(libc::ENOTDIR, file)]);
+            self.b.op_on(Op::Mkdir { dir, name, mode: 0o755 }, &[(0, made), (libc::EEXIST, made)]);
+            self.b.bind(file);
+            let create = (libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC) as u32;
+            let resolve = resolve::BENEATH | resolve::NO_SYMLINKS;
+            let op = Op::Open { dir: Dir::At(dir), path: name, flags: create, mode: 0o755, resolve, into: probe };
+            self.b.op_skip(op, &[Errno::EXIST]);
+        } else {
+            self.b.op_skip(Op::Mkdir { dir, name, mode: 0o755 }, &[Errno::EXIST]);
+        }
+        self.b.bind(made);
+    }
+
+    /// A bind mount: the parent copies the source with the host's rights, the child puts it in place.
+    fn bind(&mut self, mount: &Mount, options: &Options, dest: &str, pointer: &str) -> Result<()> {
+        let recursive = options.bind == Some(true);
+        let tree = self.b.slot(format!("{dest} source"));
+        let source = self.bundle.join(&mount.source);
+        self.b.section(Section::Prepare);
+        self.b.from(format!("{pointer}/source"));
+        let path = self.b.str(source.as_os_str().as_encoded_bytes());
+        let flags = CLONE | if recursive { RECURSIVE } else { 0 };
+        self.b.op(Op::OpenTree { dir: Dir::Cwd, path, flags, into: tree });
+        self.detach(tree, self.root().propagation | libc::MS_REC);
+        self.idmap(mount, options, tree, pointer);
+        self.b.section(Section::Child);
+        self.b.from(pointer);
+        if dest == "/proc" {
+            self.b.op(Op::CheckFs { slot: tree, magic: PROC_SUPER_MAGIC, is: true });
+        }
+        let place = self.open_place(dest, Place::Like(tree));
+        let late = dest == "/dev" && options.own.set & attr::RDONLY != 0;
+        let own = if late { without_ro(options.own) } else { options.own };
+        if self.host.mount_setattr {
+            self.change(tree, own, false);
+            self.change(tree, options.deep, true);
+        }
+        self.b.op(Op::MoveMount { from: tree, to: place });
+        if !self.host.mount_setattr {
+            self.propagation_of(tree, &[self.root().propagation | libc::MS_REC]);
+            if !own.is_empty() {
+                self.b.op(Op::Remount { mount: tree, flags: mount_flags(own.set) });
+            }
+        }
+        self.propagation_of(tree, &options.propagation);
+        if late {
+            self.late_ro.push((tree, pointer.to_owned()));
+        }
+        self.mounted.remove(dest);
+        Ok(())
+    }
+
+    fn change(&mut self, mount: Slot, change: Change, recursive: bool) {
+        if !change.is_empty() {
+            let Change { set, clear } = change;
+            self.b.op(Op::SetAttr { mount, set, clear, propagation: 0, idmap: None, recursive });
+        }
+    }
+
+    fn propagation_of(&mut self, mount: Slot, kinds: &[u64]) {
+        for bits in kinds {
+            if self.host.mount_setattr {
+                let (propagation, recursive) = (bits & !libc::MS_REC, bits & libc::MS_REC != 0);
+                self.b.op(Op::SetAttr { mount, set: 0, clear: 0, propagation, idmap: None, recursive });
+            } else {
+                let path = self.b.str("");
+                self.b.op(Op::Propagation { mount: Some(mount), path, flags: *bits });
+            }
+        }
+    }
+
+    /// Maps ids with a namespace of the mount's own maps, or with the container's once that has its maps.
+    fn idmap(&mut self, mount: &Mount, options: &Options, tree: Slot, pointer: &str) {
+        let Some(recursive) = options.idmap else { return };
+        let spec = self.spec;
+        let namespace = self.b.slot(format!("{pointer} user namespace"));
+        let own = !mount.uid_mappings.is_empty();
+        let maps = if own {
+            (&mount.uid_mappings, &mount.gid_mappings)
+        } else {
+            (&spec.linux.uid_mappings, &spec.linux.gid_mappings)
+        };
+        let uids = self.b.bytes(super::namespaces::map_text(maps.0).as_bytes());
+        let gids = self.b.bytes(super::namespaces::map_text(maps.1).as_bytes());
+        self.b.op(Op::MapNamespace { uids, gids, into: namespace });
+        let idmap = Some(namespace);
+        self.b.op(Op::SetAttr { mount: tree, set: attr::IDMAP, clear: 0, propagation: 0, idmap, recursive });
+    }
+
+    fn new_filesystem(&mut self, mount: &Mount, options: &Options, dest: &str, place: Slot, pointer: &str) {
+        let fs = self.b.scratch(format!("{dest} fs"));
+        let tree = self.b.slot(format!("{dest} mount"));
+        let kind = self.b.str(&mount.kind);
+        let copy_up = mount.kind == "tmpfs" && options.copy_up;
+        if copy_up {
+            // The parent makes and fills it, and hands it over detached.
+            self.b.section(Section::Prepare);
+        }
+        let (copy, attach) = (self.b.label(), self.b.label());
+        let or_copy = mount.kind == "sysfs" && self.wanted.user();
+        let refused = [(libc::EPERM, copy)];
+        let edges: &[_] = if or_copy { &refused } else { &[] };
+        self.b.op_on(Op::Fsopen { kind, into: fs }, edges);
+        if !mount.source.is_empty() {
+            let (key, value) = (self.b.str("source"), self.b.str(&mount.source));
+            self.b.op(Op::FsString { fs, key, value });
+        }
+        let tmpfs = mount.kind == "tmpfs";
+        if tmpfs && !options.data.iter().any(|d| d.starts_with("mode=")) {
+            if copy_up {
+                let (key, value) = (self.b.str("mode"), self.b.str("0755"));
+                self.b.op(Op::FsString { fs, key, value });
+            } else {
+                self.b.op(Op::FsModeOf { fs, of: place });
+            }
+        }
+        self.data(fs, options);
+        // Ours alone: the flag of the mount is enough. A file system on a device has to know it itself.
+        let ours = matches!(mount.kind.as_str(), "tmpfs" | "proc" | "sysfs" | "devpts" | "mqueue" | "ramfs");
+        if options.own.set & attr::RDONLY != 0 && !ours {
+            let key = self.b.str("ro");
+            self.b.op(Op::FsFlag { fs, key });
+        }
+        self.b.op_on(Op::FsCreate { fs }, edges);
+        let late = options.own.set & attr::RDONLY != 0 && (tmpfs || dest == "/dev");
+        let own = if late { without_ro(options.own) } else { options.own };
+        let fsmount = Op::Fsmount { fs, attr: own.set, into: tree };
+        if or_copy {
+            self.b.op_on(fsmount, &[(0, attach)]);
+            self.b.bind(copy);
+            // A user namespace that does not own its network namespace may not mount a new sysfs, but may show the host's.
+            let path = self.b.str("/sys");
+            self.b.op(Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE | RECURSIVE, into: tree });
+            self.change(tree, own, true);
+        } else {
+            self.b.bind(copy);
+            self.b.op(fsmount);
+        }
+        self.b.bind(attach);
+        self.change(tree, options.deep, true);
+        if copy_up {
+            let (root, from) = (self.root().slot, self.b.str(dest));
+            self.b.op(Op::CopyUp { root, from, into: tree });
+            self.b.section(Section::Child);
+        }
+        self.b.op(Op::MoveMount { from: tree, to: place });
+        self.propagation_of(tree, &options.propagation);
+        if late {
+            self.late_ro.push((tree, pointer.to_owned()));
+        }
+        self.mounted.remove(dest);
+        if tmpfs && !copy_up {
+            self.mounted.insert(dest.to_owned(), tree);
+        }
+    }
+
+    fn data(&mut self, fs: Slot, options: &Options) {
+        for name in &options.supers {
+            let key = self.b.str(name);
+            self.b.op(Op::FsFlag { fs, key });
+        }
+        for item in &options.data {
+            let op = match item.split_once('=') {
+                Some((key, value)) => Op::FsString { fs, key: self.b.str(key), value: self.b.str(value) },
+                None => Op::FsFlag { fs, key: self.b.str(item) },
+            };
+            self.b.op(op);
+        }
+    }
+
+    fn remount(&mut self, _mount: &Mount, options: &Options, dest: &str) -> Result<()> {
+        let root = self.root().slot;
+        let into = self.b.scratch(dest);
+        let path = self.b.str(dest);
+        let resolve = resolve::IN_ROOT | resolve::NO_MAGICLINKS;
+        self.b.op(Op::Open { dir: Dir::At(root), path, flags: PLACE | NOFOLLOW, mode: 0, resolve, into });
+        if self.host.mount_setattr {
+            self.change(into, options.own, false);
+            self.change(into, options.deep, true);
+        } else {
+            self.b.op(Op::Remount { mount: into, flags: mount_flags(options.own.set) });
+        }
+        self.propagation_of(into, &options.propagation);
+        Ok(())
+    }
+
+    /// The container's view of the control groups: a fresh mount in its cgroup namespace, or a copy of its own group.
+    fn cgroup(&mut self, options: &Options, dest: &str, pointer: &str) -> Result<()> {
+        let place = self.open_place(dest, Place::Directory);
+        let namespace = self.wanted.has(crate::spec::NamespaceKind::Cgroup);
+        if let Some(group) = self.groups.iter().find(|g| g.unified && g.name.is_empty()).cloned() {
+            return self.cgroup2(options, place, &group, namespace);
+        }
+        let tmpfs = self.b.slot(format!("{dest} mount"));
+        let read_only = options.own.set & attr::RDONLY != 0;
+        self.fresh("tmpfs", &[("source", "tmpfs"), ("mode", "755")], without_ro(options.own).set, tmpfs);
+        self.b.op(Op::MoveMount { from: tmpfs, to: place });
+        for group in self.groups.to_vec().iter().filter(|g| !g.unified) {
+            let tree = self.b.scratch(&group.name);
+            if namespace {
+                self.hierarchy(&group.data, tree);
+                self.change(tree, options.own, false);
+            } else {
+                let path = self.b.str(group.path.as_os_str().as_encoded_bytes());
+                self.b.op(Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE, into: tree });
+                self.change(tree, options.own, false);
+            }
+            let at = self.place_in_fresh(tmpfs, &format!("{dest}/{}", group.name), &group.name, Place::Directory);
+            self.b.op(Op::MoveMount { from: tree, to: at });
+            if group.name.contains(',') {
+                for alias in group.name.split(',') {
+                    let (target, name) = (self.b.str(&group.name), self.b.str(alias));
+                    self.b.op_skip(Op::Symlink { target, dir: tmpfs, name }, &[Errno::EXIST]);
+                }
+            }
+        }
+        self.propagation_of(tmpfs, &options.propagation);
+        if read_only {
+            self.late_ro.push((tmpfs, pointer.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// A mount of one v1 hierarchy; in a cgroup namespace its root is the container's group. See cgroups(7).
+    fn hierarchy(&mut self, data: &str, tree: Slot) {
+        let fs = self.b.scratch("cgroup fs");
+        let kind = self.b.str("cgroup");
+        self.b.op(Op::Fsopen { kind, into: fs });
+        for item in data.split(',') {
+            let op = match item.split_once('=') {
+                Some((key, value)) => Op::FsString { fs, key: self.b.str(key), value: self.b.str(value) },
+                None => Op::FsFlag { fs, key: self.b.str(item) },
+            };
+            self.b.op(op);
+        }
+        self.b.op(Op::FsCreate { fs });
+        self.b.op(Op::Fsmount { fs, attr: 0, into: tree });
+    }
+
+    fn cgroup2(
+        &mut self,
+        options: &Options,
+        place: Slot,
+        group: &super::compile::Group,
+        namespace: bool,
+    ) -> Result<()> {
+        let tree = self.b.slot("cgroup2");
+        let fs = self.b.scratch("cgroup2 fs");
+        let kind = self.b.str("cgroup2");
+        let (fresh, copy, made) = (self.b.label(), self.b.label(), self.b.label());
+        self.b.op(Op::Fsopen { kind, into: fs });
+        let busy = [(0, fresh), (libc::EPERM, copy), (libc::EBUSY, copy)];
+        self.b.op_on(Op::FsCreate { fs }, &busy);
+        self.b.bind(copy);
+        let path = if namespace { &group.path } else { &group.mount };
+        let path = self.b.str(path.as_os_str().as_encoded_bytes());
+        self.b.op_on(Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE, into: tree }, &[(0, made)]);
+        self.b.bind(fresh);
+        self.b.op(Op::Fsmount { fs, attr: 0, into: tree });
+        self.b.bind(made);
+        self.change(tree, options.own, false);
+        self.b.op(Op::MoveMount { from: tree, to: place });
+        self.propagation_of(tree, &options.propagation);
+        Ok(())
+    }
+}
+
+fn without_ro(change: Change) -> Change {
+    Change { set: change.set & !attr::RDONLY, clear: change.clear }
+}
+
+/// Attribute bits as MS_* flags, for kernels before 5.12.
+fn mount_flags(set: u64) -> u64 {
+    [
+        (attr::RDONLY, libc::MS_RDONLY),
+        (attr::NOSUID, libc::MS_NOSUID),
+        (attr::NODEV, libc::MS_NODEV),
+        (attr::NOEXEC, libc::MS_NOEXEC),
+        (attr::NOATIME, libc::MS_NOATIME),
+        (attr::STRICTATIME, libc::MS_STRICTATIME),
+        (attr::NODIRATIME, libc::MS_NODIRATIME),
+    ]
+    .iter()
+    .filter(|(bit, _)| set & bit != 0)
+    .fold(0, |flags, (_, flag)| flags | flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clean;
+
+    #[test]
+    fn destinations_are_cleaned_by_name() {
+        assert_eq!(clean("a//./b/"), "/a/b");
+        assert_eq!(clean("/../x/../y"), "/y");
+        assert_eq!(clean("."), "/");
+    }
+}
