@@ -10,10 +10,6 @@ pub use bpf::*;
 pub use process::*;
 pub use seccomp::*;
 
-pub use bpf::*;
-pub use process::*;
-pub use seccomp::*;
-
 /// `long syscall(long number, ...)` — the bare instruction, without errno, TLS or cancellation; see syscall(2).
 ///
 /// Returns the kernel's answer: a value, or the negated errno in -4095..=-1.
