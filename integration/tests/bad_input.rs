@@ -106,12 +106,6 @@ fn namespace_path_that_is_missing(bed: &Bed) -> Outcome {
     })
 }
 
-fn capability_of_an_unknown_name(bed: &Bed) -> Outcome {
-    fails_beside_a_neighbour(bed, &["CAP_FLY"], |spec| {
-        spec["process"]["capabilities"]["bounding"] = json!(["CAP_FLY"]);
-    })
-}
-
 fn rlimit_of_an_unknown_name(bed: &Bed) -> Outcome {
     fails_beside_a_neighbour(bed, &["RLIMIT_PATIENCE"], |spec| {
         spec["process"]["rlimits"] = json!([{ "type": "RLIMIT_PATIENCE", "soft": 1, "hard": 1 }]);
@@ -280,7 +274,6 @@ fn main() {
             process_is_missing,
             namespace_of_an_unknown_kind,
             namespace_path_that_is_missing,
-            capability_of_an_unknown_name,
             rlimit_of_an_unknown_name,
             bind_source_that_is_missing,
             sysctl_outside_the_namespaces,
