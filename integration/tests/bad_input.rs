@@ -256,8 +256,7 @@ fn many_connections_to_the_shim(bed: &Bed) -> Outcome {
     let streams: Vec<_> = (0..200).map(|_| UnixStream::connect(&socket)).collect::<Result<_, _>>()?;
     bed.exec_sh(&id, &[], "echo still served")?.ok()?.says("still served\n")?;
     drop(streams);
-    let shims = bed.containerd.host.shims()?;
-    let shim = shims.iter().find(|(_, argv)| argv.contains(&id)).ok_or("no shim")?.0;
+    let shim = bed.shim(&id)?;
     integration::eventually(LIMIT, || {
         let open = integration::residue::descriptors(&bed.containerd, shim)?.len();
         ensure!(open < 100, "{open} descriptors are still open");
