@@ -112,6 +112,9 @@ pub struct Compiler<'a> {
 ///
 /// Errors name the pointer of what this host cannot do. Nothing is touched.
 pub fn init(request: &Init<'_>) -> Result<Plan> {
+    if request.spec.process.is_none() {
+        return Err(Error::invalid("/process", "must not be empty"));
+    }
     let mut c = Compiler::new(request.spec, request.host, request.id, request.groups, request.tasks, request.stdio);
     c.process = request.spec.process.as_ref();
     c.at = "/process";
