@@ -8,7 +8,6 @@ mod accept;
 mod serve;
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -35,9 +34,9 @@ const SANDBOX: &str = "containerd.runtime.sandbox.v1.Sandbox";
 /// The longest id; it becomes file names.
 const LONGEST_ID: usize = 255;
 
-/// Writes a line to the log (descriptor 2). A reader who does not read loses lines; it does not stop us.
+/// Writes a line to the log. A reader who does not read loses lines; it does not stop us.
 pub fn log(line: std::fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    ::log::info!("{line}");
 }
 
 /// The one implementation behind both names.
