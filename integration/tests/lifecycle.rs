@@ -65,7 +65,7 @@ fn exit_code_of_a_killed_task(bed: &Bed) -> Outcome {
     bed.wait_status(&id, "STOPPED")?;
     bed.delete(&id, &[], 137)?;
     let with_handler = bed.detached(
-        &["--null-io", "--pid-file", "/dev/null"],
+        &["--null-io"],
         &["sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.05; done"],
     )?;
     eventually(LIMIT, || {
