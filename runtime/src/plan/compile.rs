@@ -141,7 +141,7 @@ pub fn init(request: &Init<'_>) -> Result<Plan> {
     c.sysctls();
     c.identity(filter.as_ref())?;
     c.start(filter.as_ref());
-    Ok(c.finish(filter))
+    c.finish(filter)
 }
 
 /// Compiles a further process. Its tail is that of [`init`].
@@ -161,7 +161,7 @@ pub fn exec(request: &Exec<'_>) -> Result<Plan> {
     c.terminal();
     c.identity(filter.as_ref())?;
     c.start(filter.as_ref());
-    Ok(c.finish(filter))
+    c.finish(filter)
 }
 
 impl<'a> Compiler<'a> {
@@ -210,7 +210,7 @@ impl<'a> Compiler<'a> {
         seccomp::compile(profile, self.host.arch, &self.host.seccomp).map(Some)
     }
 
-    fn finish(self, filter: Option<seccomp::Program>) -> Plan {
+    fn finish(self, filter: Option<seccomp::Program>) -> Result<Plan> {
         let flags = if self.exec { 0 } else { self.wanted.clone_flags() };
         self.b.finish(flags, self.given, filter.map_or_else(Default::default, |f| f.filter.into()))
     }
