@@ -139,6 +139,11 @@ impl Bed {
         Ok(pid.parse()?)
     }
 
+    /// The pid of the shim that holds the task, on containerd's host.
+    pub fn shim(&self, id: &str) -> Outcome<u32> {
+        self.containerd.host.parent(self.pid(id)?)
+    }
+
     /// `ctr task rm` with more flags; checks the exit code that the exit and, on mini, the delete event report.
     /// (ctr itself says nothing of it, and the Go shim of 2.x can lose its delete event when it shuts down.)
     pub fn delete(&self, id: &str, flags: &[&str], code: u64) -> Outcome {

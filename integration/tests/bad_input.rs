@@ -106,12 +106,6 @@ fn namespace_path_that_is_missing(bed: &Bed) -> Outcome {
     })
 }
 
-fn capability_of_an_unknown_name(bed: &Bed) -> Outcome {
-    fails_beside_a_neighbour(bed, &["CAP_FLY"], |spec| {
-        spec["process"]["capabilities"]["bounding"] = json!(["CAP_FLY"]);
-    })
-}
-
 fn rlimit_of_an_unknown_name(bed: &Bed) -> Outcome {
     fails_beside_a_neighbour(bed, &["RLIMIT_PATIENCE"], |spec| {
         spec["process"]["rlimits"] = json!([{ "type": "RLIMIT_PATIENCE", "soft": 1, "hard": 1 }]);
@@ -262,8 +256,7 @@ fn many_connections_to_the_shim(bed: &Bed) -> Outcome {
     let streams: Vec<_> = (0..200).map(|_| UnixStream::connect(&socket)).collect::<Result<_, _>>()?;
     bed.exec_sh(&id, &[], "echo still served")?.ok()?.says("still served\n")?;
     drop(streams);
-    let shims = bed.containerd.host.shims()?;
-    let shim = shims.iter().find(|(_, argv)| argv.contains(&id)).ok_or("no shim")?.0;
+    let shim = bed.shim(&id)?;
     integration::eventually(LIMIT, || {
         let open = integration::residue::descriptors(&bed.containerd, shim)?.len();
         ensure!(open < 100, "{open} descriptors are still open");
@@ -280,7 +273,6 @@ fn main() {
             process_is_missing,
             namespace_of_an_unknown_kind,
             namespace_path_that_is_missing,
-            capability_of_an_unknown_name,
             rlimit_of_an_unknown_name,
             bind_source_that_is_missing,
             sysctl_outside_the_namespaces,

@@ -106,7 +106,7 @@ fn a_thousand_exits_in_the_first_millisecond(bed: &Bed) -> Outcome {
     };
     std::thread::scope(|scope| {
         let lives: Vec<_> = (0..4).map(|worker| scope.spawn(move || lives(bed, worker, each))).collect();
-        lives.into_iter().map(|life| life.join().map_err(|_| "a worker panicked")?).collect()
+        lives.into_iter().try_for_each(|life| life.join().map_err(|_| "a worker panicked")?)
     })
 }
 

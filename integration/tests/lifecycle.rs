@@ -65,7 +65,7 @@ fn exit_code_of_a_killed_task(bed: &Bed) -> Outcome {
     bed.wait_status(&id, "STOPPED")?;
     bed.delete(&id, &[], 137)?;
     let with_handler = bed.detached(
-        &["--null-io", "--pid-file", "/dev/null"],
+        &["--null-io"],
         &["sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.05; done"],
     )?;
     eventually(LIMIT, || {
@@ -209,31 +209,22 @@ fn metrics_after_the_exit_until_delete(bed: &Bed) -> Outcome {
 fn two_containers_of_one_pod_share_a_shim(bed: &Bed) -> Outcome {
     let annotation = format!("io.kubernetes.cri.sandbox-id=pod-of-{}", bed.containerd.namespace);
     let flags = ["--null-io", "--annotation", &annotation];
-    let before: Vec<u32> = bed.containerd.host.shims()?.into_iter().map(|shim| shim.0).collect();
     let first = bed.detached(&flags, &["sleep", "1000"])?;
-    let parent = |id: &str| -> Outcome<String> {
-        let status = std::fs::read_to_string(bed.containerd.host.path(format!("/proc/{}/status", bed.pid(id)?)))?;
-        Ok(status.lines().find_map(|line| line.strip_prefix("PPid:")).ok_or("no parent")?.trim().to_owned())
-    };
-    let shim = parent(&first)?;
-    ensure!(!before.iter().any(|pid| pid.to_string() == shim), "the first of the pod joined an old shim");
     let second = bed.detached(&flags, &["sleep", "1000"])?;
-    let shim_of_second = parent(&second)?;
-    ensure!(shim_of_second == shim, "the second's shim is {shim_of_second}, the first's {shim}");
+    let (shim, other) = (bed.shim(&first)?, bed.shim(&second)?);
+    ensure!(shim == other && shim > 1, "the first's shim is {shim}, the second's {other}");
     bed.remove(&first)?;
     bed.exec_sh(&second, &[], "echo alive")?.ok()?.says("alive\n")?;
     bed.remove(&second)?;
     eventually(LIMIT, || {
-        let still = bed.containerd.host.shims()?.into_iter().any(|(pid, _)| pid.to_string() == shim);
-        ensure!(!still, "the pod's shim {shim} stays after its last container");
+        ensure!(!bed.containerd.host.lives(shim), "the pod's shim {shim} stays after its last container");
         Ok(())
     })
 }
 
 fn shim_keeps_no_descriptor_of_what_is_gone(bed: &Bed) -> Outcome {
     let id = bed.sleeper()?;
-    let status = std::fs::read_to_string(bed.containerd.host.path(format!("/proc/{}/status", bed.pid(&id)?)))?;
-    let shim: u32 = status.lines().find_map(|line| line.strip_prefix("PPid:")).ok_or("no parent")?.trim().parse()?;
+    let shim = bed.shim(&id)?;
     for _ in 0..3 {
         bed.exec(&id, &[], &["true"])?.ok()?;
     }

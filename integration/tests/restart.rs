@@ -75,10 +75,7 @@ fn exit_meanwhile_is_reported_with_its_code(bed: &Bed) -> Outcome {
 fn killed_shim_is_cleaned_up(bed: &Bed) -> Outcome {
     let id = bed.detached(&["--null-io"], &["sh", "-c", "sleep 98765 & sleep 98765"])?;
     bed.ctr(&["task", "exec", "--detach", "--exec-id", "inside", &id, "sleep", "98765"])?.ok()?;
-    let shims = bed.containerd.host.shims()?;
-    let shim =
-        shims.iter().find(|(_, argv)| argv.contains(&id)).ok_or("the shim is not found by its container's id")?;
-    bed.containerd.host.kill(shim.0, "KILL")?;
+    bed.containerd.host.kill(bed.shim(&id)?, "KILL")?;
     eventually(LIMIT, || {
         let left =
             bed.containerd.host.processes()?.into_iter().any(|(_, argv)| argv.iter().any(|word| word == "98765"));
@@ -98,9 +95,7 @@ fn killed_shim_is_cleaned_up(bed: &Bed) -> Outcome {
 
 fn shim_killed_while_containerd_is_down(bed: &Bed) -> Outcome {
     let id = bed.detached(&["--null-io"], &["sleep", "87654"])?;
-    let shims = bed.containerd.host.shims()?;
-    let shim =
-        shims.iter().find(|(_, argv)| argv.contains(&id)).ok_or("the shim is not found by its container's id")?.0;
+    let shim = bed.shim(&id)?;
     bed.containerd.kill()?;
     bed.containerd.host.kill(shim, "KILL")?;
     bed.containerd.restart()?;
