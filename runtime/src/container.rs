@@ -188,6 +188,7 @@ impl Container {
             child: &mut init,
             cgroup: &self.cgroup,
             subject: self.subject("created"),
+            restricted: true,
         };
         dialogue.to_the_end(None)?;
         hooks::run("poststart", &self.spec.hooks.poststart, self.subject("running")).inspect_err(|_| {
@@ -238,6 +239,7 @@ impl Container {
             child: &mut child,
             cgroup: &self.cgroup,
             subject: self.subject("running"),
+            restricted: true,
         };
         drop_shared(&mut image);
         let console = dialogue.to_the_end(Some(&mut image))?;
@@ -349,7 +351,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let into = fill(&mut image, attach, request.stdio, theirs, gate);
     let mut child = Unborn::spawn(&mut image, &report, into)?;
     drop_shared(&mut image);
-    cgroup.apply(&spec.linux.resources)?;
+    cgroup.limit(&spec.linux.resources)?;
     if let Some(uid) = delegate_to(spec) {
         cgroup.delegate(uid)?;
     }
@@ -367,6 +369,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
             bundle: request.bundle.to_str().unwrap_or_default(),
             spec,
         },
+        restricted: false,
     };
     let console = dialogue.to_the_gate(&mut image)?;
     drop(image);
@@ -560,6 +563,8 @@ struct Dialogue<'a> {
     child: &'a mut Unborn,
     cgroup: &'a Cgroup,
     subject: hooks::Subject<'a>,
+    /// The device rules are in force.
+    restricted: bool,
 }
 
 impl Dialogue<'_> {
@@ -570,13 +575,28 @@ impl Dialogue<'_> {
             match self.wire.hear()? {
                 Heard::Fd(fd) => console = Some(fd),
                 Heard::At(Gate::Start) => {
+                    self.restrict()?;
                     self.section(image, Section::Limits)?;
                     return Ok(console);
                 }
-                Heard::At(gate) => self.serve(gate, Some(&mut *image))?,
+                Heard::At(gate) => {
+                    if gate == Gate::Hooks {
+                        self.restrict()?;
+                    }
+                    self.serve(gate, Some(&mut *image))?;
+                }
                 Heard::Closed => return Err(self.cause()),
             }
         }
+    }
+
+    /// Device rules, once. Only while the child waits: on version 1 a list of rules begins with "nothing", and a child that
+    /// opens its terminal at that moment gets EPERM. Before any hook, which may rely on them.
+    fn restrict(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.restricted, true) {
+            return Ok(());
+        }
+        self.cgroup.devices(&self.subject.spec.linux.resources.devices)
     }
 
     /// Serves the child until it has executed its payload.
