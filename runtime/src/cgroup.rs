@@ -19,6 +19,7 @@ mod tree;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
@@ -93,6 +94,9 @@ impl Record {
         self.v1.iter().chain(&self.unified)
     }
 }
+
+/// How long a removal waits, in all, for processes that are on their way out.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One container's group on every hierarchy. Holds no descriptor until statistics are asked for.
 #[derive(Debug)]
@@ -196,6 +200,34 @@ impl Cgroup {
         Ok(Attach { into: Some(fd), tasks })
     }
 
+    /// [`Cgroup::attach`] for an exec into a container whose init has moved into a group of its own below (systemd or a
+    /// docker in the container): once it hands controllers down, the container's group itself takes no process in, and
+    /// the clone fails with EBUSY. On version 2 the child is then born where `pid` is.
+    ///
+    /// # Errors
+    /// As there. A process that is not in the group is as good as none: the answer is that of [`Cgroup::attach`].
+    pub fn attach_beside(&self, pid: u32) -> Result<Attach> {
+        let mut attach = self.attach()?;
+        if let (Some(place), Some(_)) = (&self.record.unified, &attach.into)
+            && let Some(group) = tree::holder(&place.dir(), pid)?
+        {
+            attach.into = Some(group);
+        }
+        Ok(attach)
+    }
+
+    /// Gives the version 2 group to a user of the host, for a container with its own cgroup namespace and a writable
+    /// `/sys/fs/cgroup`. Nothing happens on version 1, where it would not be safe.
+    ///
+    /// # Errors
+    /// The kernel refuses the change of owner.
+    pub fn delegate(&self, uid: u32) -> Result<()> {
+        match &self.record.unified {
+            Some(place) if self.record.is_unified() => tree::give(&place.dir(), uid),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes every limit of a new container, and its device rules: all is denied but what the rules and runc's default
     /// list allow, also when the spec has no rules.
     ///
@@ -292,7 +324,12 @@ impl Cgroup {
         let freezer = self.record.freezer();
         let freezer = freezer.as_ref().map(|(version, dir)| (dir.as_path(), *version));
         match (done, freezer) {
-            (Ok(true), Some((dir, Version::V1))) => gone_is_fine(freeze::thaw(dir, Version::V1)),
+            (Ok(true), Some((dir, Version::V1))) => {
+                // Whoever is in the version 1 group alone (an exec by another tool) has not been reached yet.
+                let group = || tree::pids(dir);
+                let strays = group().and_then(|pids| kill::signal(&pids, libc::SIGKILL, &group));
+                gone_is_fine(freeze::thaw(dir, Version::V1)).and(gone_is_fine(strays))
+            }
             (Ok(true), _) => Ok(()),
             (Err(e), _) if e.kind != Kind::NotFound => Err(e),
             _ => gone_is_fine(kill::held_still(freezer, &pids)),
@@ -325,19 +362,23 @@ impl Cgroup {
     pub fn oom(&self) -> Result<Oom> {
         let none = || Error::new(Kind::Unsupported, "", "", "the memory controller is not available on this host");
         let (version, dir) = self.record.find("memory").ok_or_else(none)?;
+        if version == Version::V2 && dir.exists() && !dir.join("memory.events").exists() {
+            return Err(none()); // the parents do not hand it down
+        }
         Oom::arm(dir, version)
     }
 
-    /// Removes the groups, those that the container made inside first. Waits up to two seconds on each hierarchy for
-    /// processes that are just leaving; it kills none. A group that is gone is fine.
+    /// Removes the groups, those that the container made inside first. Waits up to two seconds for processes that are
+    /// just leaving; it kills none. A group that is gone is fine.
     ///
     /// # Errors
-    /// The first group that could not be removed; the others are removed all the same.
+    /// The first group that could not be removed; the others are tried all the same.
     pub fn remove(&self) -> Result<()> {
         // Version 2 first: it tells when the last process has left, and then version 1 need not be polled.
         let mut first = Ok(());
+        let deadline = Instant::now() + PATIENCE;
         for place in self.record.unified.iter().chain(&self.record.v1) {
-            first = first.and(tree::remove(&place.dir()));
+            first = first.and(tree::remove(&place.dir(), deadline));
         }
         first
     }

@@ -151,21 +151,42 @@ impl Container {
         }
     }
 
+    /// A container that another process has made, from what it wrote down; good for [`Container::exec`] and signals, while
+    /// [`Container::start`] belongs to who holds the gate.
+    ///
+    /// # Errors
+    /// `State` when its init has ended; those of reading the bundle, which must still be there.
+    pub fn open(host: &Host, record: &Record) -> Result<Self> {
+        let stopped = || Error::new(Kind::State, "", "", "container not running");
+        Ok(Self {
+            id: record.id.clone(),
+            bundle: record.bundle.clone(),
+            spec: Spec::load(&record.bundle)?,
+            pid: record.pid,
+            pidfd: record.init().ok_or_else(stopped)?,
+            cgroup: Cgroup::open(&host.cgroup, &record.cgroup)?,
+            parked: Mutex::new(None),
+            rootfs: record.rootfs.clone(),
+        })
+    }
+
     /// Lets init execute its payload and waits until it has.
     ///
     /// On an error init is dead or dying, and not reaped: its pidfd tells the exit.
     pub fn start(&self) -> Result<()> {
+        start::executes(&self.spec)?;
         let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(parked) = parked else {
             return Err(Error::new(Kind::State, "start", &self.id, "cannot start an already running container"));
         };
         parked.wire.release()?;
-        let dialogue = Dialogue {
+        let pidfd = self.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
+        let mut init = Unborn { pid: self.pid, pidfd, stillborn: false };
+        let mut dialogue = Dialogue {
             plan: &parked.plan,
             report: &parked.report,
             wire: &parked.wire,
-            pidfd: self.pidfd.as_fd(),
-            pid: self.pid,
+            child: &mut init,
             cgroup: &self.cgroup,
             subject: self.subject("created"),
         };
@@ -204,13 +225,18 @@ impl Container {
         }
         let into = fill(&mut image, attach, request.stdio, theirs, None);
         let report = Report::new(None)?;
-        let child = Unborn::spawn(&mut image, &report, into)?;
-        let dialogue = Dialogue {
+        let mut child = match Unborn::spawn(&mut image, &report, into) {
+            // Init has moved into a group below and hands controllers down: ours takes no processes in any more.
+            Err(e) if e.errno == Some(rustix::io::Errno::BUSY) => {
+                Unborn::spawn(&mut image, &report, self.cgroup.attach_beside(self.pid)?.into)?
+            }
+            spawned => spawned?,
+        };
+        let mut dialogue = Dialogue {
             plan: &plan,
             report: &report,
             wire: &wire,
-            pidfd: child.pidfd.as_fd(),
-            pid: child.pid,
+            child: &mut child,
             cgroup: &self.cgroup,
             subject: self.subject("running"),
         };
@@ -322,20 +348,23 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let mut image = Image::new(&plan, request.preserve_fds);
     image.fault = request.fault;
     let into = fill(&mut image, attach, request.stdio, theirs, gate);
-    let child = Unborn::spawn(&mut image, &report, into)?;
+    let mut child = Unborn::spawn(&mut image, &report, into)?;
     drop_shared(&mut image);
     cgroup.apply(&spec.linux.resources)?;
-    let dialogue = Dialogue {
+    if let Some(uid) = delegate_to(spec) {
+        cgroup.delegate(uid)?;
+    }
+    let pid = child.pid;
+    let mut dialogue = Dialogue {
         plan: &plan,
         report: &report,
         wire: &wire,
-        pidfd: child.pidfd.as_fd(),
-        pid: child.pid,
+        child: &mut child,
         cgroup,
         subject: hooks::Subject {
             id: request.id,
             status: "creating",
-            pid: child.pid,
+            pid,
             bundle: request.bundle.to_str().unwrap_or_default(),
             spec,
         },
@@ -355,6 +384,24 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
         parked: Parked { plan, report, wire },
         child,
     })
+}
+
+/// The host's uid that owns the group: a container that has a cgroup namespace of its own and may write to its mount is to
+/// manage groups below (runc's chown of the delegated files).
+fn delegate_to(spec: &Spec) -> Option<u32> {
+    use crate::spec::NamespaceKind;
+    let own = spec.linux.namespaces.iter().any(|n| n.kind == NamespaceKind::Cgroup && n.path.is_empty());
+    let writable = spec.mounts.iter().any(|m| {
+        m.destination == "/sys/fs/cgroup" && m.kind.starts_with("cgroup") && !m.options.iter().any(|o| o == "ro")
+    });
+    let uid = spec.process.as_ref().map_or(0, |p| p.user.uid);
+    let map = &spec.linux.uid_mappings;
+    let host =
+        |m: &crate::spec::IdMapping| uid.checked_sub(m.container_id).filter(|i| *i < m.size).map(|i| m.host_id + i);
+    if !own || !writable {
+        return None;
+    }
+    if map.is_empty() { Some(uid) } else { map.iter().find_map(host) }
 }
 
 /// The groups of a record, as a plan names them.
@@ -426,7 +473,6 @@ impl Unborn {
         let plan = image.plan;
         let scratch = Report::new(None)?;
         let prepared = run(image, Section::Prepare, scratch.page());
-        let respawns = plan.child.iter().any(|s| matches!(s.op, crate::plan::Op::Respawn { .. }));
         let cloned = prepared
             .map_err(|Stop { step, errno }| {
                 fault::sentence(plan, Section::Prepare, step.into(), errno, scratch.value())
@@ -434,7 +480,6 @@ impl Unborn {
             .and_then(|()| {
                 reap::born(|| {
                     let (pid, pidfd) = spawn(image, report, into.as_ref().map(|i| i.as_fd()))?;
-                    let (pid, pidfd) = if respawns { successor(plan, report, pidfd)? } else { (pid, pidfd) };
                     Ok::<_, Error>((pid, (pid, pidfd)))
                 })
             });
@@ -448,6 +493,20 @@ impl Unborn {
             image.give(slot, process_dir(pid)?);
         }
         Ok(child)
+    }
+
+    /// The process that goes on waits at its gate; its predecessor ends by itself.
+    fn succeed(&mut self, report: &Report) -> Result<()> {
+        let pid = report.pid();
+        let failed = |e| Error::sys("pidfd_open", pid.to_string(), e);
+        let id = rustix::process::Pid::from_raw(pid.cast_signed()).ok_or(failed(rustix::io::Errno::SRCH))?;
+        // Our child, which waits for us: the number is its own.
+        let pidfd = rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()).map_err(failed)?;
+        let pidfd = reap::born(|| Ok::<_, Error>((pid, pidfd)))?;
+        let first = std::mem::replace(&mut self.pidfd, pidfd);
+        self.pid = pid;
+        wait_readable(first.as_fd());
+        reap::exit_status(&first).map(drop)
     }
 
     fn born(mut self, console: Option<OwnedFd>) -> Child {
@@ -478,19 +537,6 @@ fn wait_readable(pidfd: BorrowedFd<'_>) {
     while rustix::event::poll(&mut poll, None) == Err(rustix::io::Errno::INTR) {}
 }
 
-/// The process that went on after a respawn. Its predecessor ends by itself.
-fn successor(plan: &Plan, report: &Report, first: OwnedFd) -> Result<(u32, OwnedFd)> {
-    wait_readable(first.as_fd());
-    let _reaped = crate::sys::ended_child(Some(first.as_fd()), true);
-    let pid = report.pid();
-    let Some(id) = rustix::process::Pid::from_raw(pid.cast_signed()).filter(|_| pid != 0) else {
-        return Err(fault::sentence(plan, Section::Child, report.step(), report.errno(), report.value()));
-    };
-    // It is our child and nobody reaps while `reap::born` holds the lock, so the number is still its own.
-    let pidfd = rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty());
-    Ok((pid, pidfd.map_err(|e| Error::sys("pidfd_open", pid.to_string(), e))?))
-}
-
 /// Later children of this thread belong into our own pid namespace again.
 fn own_pid_namespace() -> Result<()> {
     use rustix::fs::{Mode, OFlags};
@@ -513,15 +559,14 @@ struct Dialogue<'a> {
     plan: &'a Plan,
     report: &'a Report,
     wire: &'a Wire,
-    pidfd: BorrowedFd<'a>,
-    pid: u32,
+    child: &'a mut Unborn,
     cgroup: &'a Cgroup,
     subject: hooks::Subject<'a>,
 }
 
 impl Dialogue<'_> {
     /// Serves the child until it waits at the start gate; gives the master of its terminal.
-    fn to_the_gate(&self, image: &mut Image<'_>) -> Result<Option<OwnedFd>> {
+    fn to_the_gate(&mut self, image: &mut Image<'_>) -> Result<Option<OwnedFd>> {
         let mut console = None;
         loop {
             match self.wire.hear()? {
@@ -537,7 +582,7 @@ impl Dialogue<'_> {
     }
 
     /// Serves the child until it has executed its payload.
-    fn to_the_end(&self, mut image: Option<&mut Image<'_>>) -> Result<Option<OwnedFd>> {
+    fn to_the_end(&mut self, mut image: Option<&mut Image<'_>>) -> Result<Option<OwnedFd>> {
         let mut console = None;
         loop {
             match self.wire.hear()? {
@@ -551,16 +596,22 @@ impl Dialogue<'_> {
         }
     }
 
-    fn serve(&self, gate: Gate, image: Option<&mut Image<'_>>) -> Result<()> {
+    fn serve(&mut self, gate: Gate, image: Option<&mut Image<'_>>) -> Result<()> {
         match (gate, image) {
             (Gate::Maps, Some(image)) => self.section(image, Section::Maps)?,
             (Gate::Limits, Some(image)) => self.section(image, Section::Limits)?,
+            (Gate::Respawned, Some(image)) => {
+                self.child.succeed(self.report)?;
+                (image.pid, self.subject.pid) = (self.child.pid, self.child.pid);
+            }
             (Gate::Hooks, _) => {
                 let spec = self.subject.spec;
                 hooks::run("prestart", &spec.hooks.prestart, self.subject)?;
                 hooks::run("createRuntime", &spec.hooks.create_runtime, self.subject)?;
             }
-            (Gate::Listener, _) => listener::hand_over(self.pidfd, self.report.value(), self.pid, self.subject)?,
+            (Gate::Listener, _) => {
+                listener::hand_over(self.child.pidfd.as_fd(), self.report.value(), self.child.pid, self.subject)?;
+            }
             (Gate::Start, _) | (_, None) => {
                 return Err(Error::new(
                     Kind::State,
@@ -585,8 +636,11 @@ impl Dialogue<'_> {
         if errno != 0 {
             return fault::sentence(self.plan, Section::Child, step, errno, self.report.value());
         }
-        wait_readable(self.pidfd);
-        let status = crate::sys::ended_child(Some(self.pidfd), false).ok().flatten().map_or(0, |(_, status)| status);
+        wait_readable(self.child.pidfd.as_fd());
+        let status = crate::sys::ended_child(Some(self.child.pidfd.as_fd()), false)
+            .ok()
+            .flatten()
+            .map_or(0, |(_, status)| status);
         let oom = self.cgroup.oom().and_then(|mut o| o.read()).is_ok_and(|kills| kills > 0);
         fault::killed(self.plan, step, status, oom)
     }

@@ -8,6 +8,7 @@ pub mod child;
 pub mod clock;
 pub mod container;
 pub mod error;
+pub mod features;
 pub mod host;
 pub mod lifecycle;
 pub mod plan;
@@ -15,6 +16,7 @@ pub mod reap;
 pub mod seccomp;
 pub mod spec;
 pub mod sys;
+pub mod version;
 
 pub use container::{Child, Container, Create, Exec, Record, StartBy, Stdio};
 pub use error::{Error, Kind, Result};

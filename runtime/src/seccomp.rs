@@ -12,7 +12,8 @@
 //! * Conditional rules with one action are alternatives. With several actions the more specific rule comes first:
 //!   comparisons of a higher argument before those of a lower one, equality before `<` and `<=` before `>` and `>=`,
 //!   greater operands before smaller ones (for `<` and `<=` the other way round).
-//! * Two actions under the same conditions are refused, also when one rule's conditions begin those of an earlier one.
+//! * Of two rules with several actions where one's conditions begin the other's, the shorter one covers a longer one that
+//!   comes later. Two actions under the same conditions are refused.
 //! * On 32-bit architectures, x32 included, only the low halves of arguments and operands count.
 //! * On i386 a rule for a socket or System V IPC call answers for socketcall(2) and ipc(2) as well; there argument 0 is the
 //!   number of the call, and conditions on it are dropped.
@@ -22,8 +23,11 @@
 //! # Where we differ
 //!
 //! * `errnoRet` with an action that takes none is refused, as the specification demands (runc ignores it).
-//! * Overlapping `<`, `<=`, `>`, `>=` and `!=` on one argument with *different* actions follow the order above; libseccomp
-//!   compares 64-bit operands by halves and then mixes the actions of such rules.
+//! * Several rules for one call, one of which has `<`, `<=`, `>`, `>=` or `!=`, mean what they say. libseccomp up to 2.6.1
+//!   merges the halves of 64-bit comparisons of different rules and so answers some calls with another rule's action:
+//!   `a0 < 0x1_0000_0005 && a1 == 40` beside `a0 >= 40` also matches `a0 == 39, a1 == 39`.
+//! * libseccomp refuses more quarrels: also those of a shorter rule with earlier longer ones, and of calls that the
+//!   architecture does not have.
 //! * Architectures of other machines are accepted and produce nothing (libseccomp refuses those of the other byte order).
 #![forbid(unsafe_code)]
 
@@ -129,6 +133,11 @@ pub struct Program {
     pub flags: u32,
     /// The call returns a descriptor that goes to `listenerPath`.
     pub notify: bool,
+}
+
+/// The number of a system call in `seccomp_data.nr` (x32 with its bit 30), `None` if the architecture has no such call.
+pub fn number(name: &str, arch: Arch) -> Option<u32> {
+    tables::Call::named(name).number(arch)
 }
 
 /// Compiles a profile for a machine of architecture `native` whose kernel has what `available` says.

@@ -1,16 +1,14 @@
 //! Raw system calls that our libraries lack: prototype, man section, SAFETY; nothing else.
 
 mod bpf;
+mod mount;
 mod process;
 mod seccomp;
 
 use rustix::io::Errno;
 
 pub use bpf::*;
-pub use process::*;
-pub use seccomp::*;
-
-pub use bpf::*;
+pub use mount::*;
 pub use process::*;
 pub use seccomp::*;
 

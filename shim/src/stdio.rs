@@ -9,6 +9,8 @@ mod fifo;
 mod logger;
 mod relay;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::fs;
 use std::os::fd::OwnedFd;

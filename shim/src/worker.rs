@@ -16,9 +16,9 @@ const STACK: usize = 1 << 20;
 ///
 /// Errors: EAGAIN when the kernel grants no thread; then the job has not run.
 pub fn run<T: Send + 'static>(
-    name: &str,
+    name: &'static str,
     job: impl FnOnce() -> T + Send + 'static,
-) -> impl Future<Output = io::Result<T>> + Send + use<T> {
+) -> impl Future<Output = io::Result<T>> + Send {
     let (done, result) = oneshot::channel();
     let spawned = thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
         // Nobody listens any more when the caller went away; the work itself is done all the same.

@@ -115,7 +115,7 @@ impl Layout {
     /// # Errors
     /// `a:b:c` (the systemd driver's form), a path that names the root of a hierarchy, a NUL byte; each with the
     /// pointer `/linux/cgroupsPath`. No control group file system at all.
-    pub(super) fn place(&self, cgroups_path: &str, id: &str) -> Result<Record> {
+    pub fn place(&self, cgroups_path: &str, id: &str) -> Result<Record> {
         const POINTER: &str = "/linux/cgroupsPath";
         if !cgroups_path.starts_with('/') && cgroups_path.split(':').count() == 3 {
             let reason = "slice:prefix:name asks for the systemd cgroup driver, which is not there yet";

@@ -227,7 +227,11 @@ fn attempt(write: &Write, dir: &Path, record: &Record, put_off: bool) -> Result<
         Ok(()) => return Ok(Done::Yes),
         Err(errno) => errno,
     };
-    let plain = || fault("write", &path, errno).at(&write.from);
+    let plain = || {
+        let error = fault("write", &path, errno).at(&write.from);
+        // Only a group that is gone is "not found"; a file that this kernel does not have is another matter.
+        if error.kind == Kind::NotFound && dir.exists() { Error { kind: Kind::Unsupported, ..error } } else { error }
+    };
     let say = |reason: String| Error { kind: Kind::Kernel, ..Error::invalid(&write.from, reason) };
     let able_to_wait = matches!(write.rule, Rule::Later | Rule::Shares | Rule::Memory | Rule::Realtime);
     match (write.rule, errno) {

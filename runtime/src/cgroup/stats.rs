@@ -47,7 +47,8 @@ pub struct Hugetlb {
     pub page_size: String,
     /// Bytes.
     pub usage: u64,
-    /// Bytes; the limit on version 2, the highest usage on version 1.
+    /// Bytes; on a unified host the limit, else the highest usage so far, which is 0 where hugetlb is on the unified tree
+    /// of a hybrid host, because version 2 does not count it.
     pub max: u64,
     /// How often the limit was hit.
     pub failcnt: u64,
@@ -154,8 +155,9 @@ impl Reader<'_> {
             Err(e) => return Err(wrong(e)),
         };
         let mut length = 0;
-        loop {
-            if length == self.buffer.len() {
+        // These files are a single record each: a read that leaves room has had all of it, and needs no second one.
+        while length == 0 || length == self.buffer.len() {
+            if length > 0 {
                 self.buffer.resize(length * 2, 0);
             }
             match retry(|| rustix::io::read(&fd, &mut self.buffer[length..])) {
@@ -200,7 +202,8 @@ impl Reader<'_> {
                 Version::V2 => ("current", "max"),
             };
             let Some(usage) = self.number(dir, &file(usage))? else { continue };
-            let max = self.or_zero(dir, &file(max))?;
+            let counted = version == Version::V1 || self.open.unified.is_some();
+            let max = if counted { self.or_zero(dir, &file(max))? } else { 0 };
             let failcnt = match version {
                 Version::V1 => self.or_zero(dir, &file("failcnt"))?,
                 Version::V2 => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::file::{self, fault, retry};
@@ -203,19 +203,15 @@ pub(super) fn each(top: &Path, visit: &mut dyn FnMut(&OwnedFd) -> rustix::io::Re
     Ok(())
 }
 
-/// How long a removal waits for processes that are on their way out.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// Removes a group and whatever the container made below it; one that is gone is fine.
 ///
 /// # Errors
-/// Something is still in it after two seconds (EBUSY).
-pub(super) fn remove(top: &Path) -> Result<()> {
+/// Something is still in it at the deadline (EBUSY).
+pub(super) fn remove(top: &Path, deadline: Instant) -> Result<()> {
     match retry(|| rustix::fs::rmdir(top)) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(_) => {}
     }
-    let deadline = Instant::now() + PATIENCE;
     let wrong = |e| fault("rmdir", top, e);
     // On a read-only mount rmdir says EROFS even for what is not there: opening tells.
     let mut at = match file::open(top, OFlags::DIRECTORY) {
@@ -312,6 +308,34 @@ pub(super) fn pids(top: &Path) -> Result<Vec<u32>> {
     pids.sort_unstable();
     pids.dedup();
     Ok(pids)
+}
+
+/// The group, this one or one below, that has a process, as a descriptor for `CLONE_INTO_CGROUP`.
+pub(super) fn holder(top: &Path, pid: u32) -> Result<Option<OwnedFd>> {
+    let mut found = None;
+    each(top, &mut |dir| {
+        if read_at(dir, "cgroup.procs").is_ok_and(|text| text.lines().any(|l| l.parse() == Ok(pid))) {
+            found = Some(enter(dir, ".")?);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Gives a version 2 group to a user: the directory, and the files that the kernel names for it, so that a container
+/// with its own cgroup namespace can make groups in it. See "delegation" in cgroups(7).
+pub(super) fn give(dir: &Path, uid: u32) -> Result<()> {
+    let own = |path: &Path| {
+        let owner = rustix::fs::Uid::from_raw(uid);
+        match rustix::fs::chownat(CWD, path, Some(owner), None, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(fault("chown", path, e)),
+        }
+    };
+    own(dir)?;
+    let names = file::get(Path::new("/sys/kernel/cgroup/delegate"));
+    let names = names.unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned());
+    names.lines().filter(|name| !name.contains('/')).try_for_each(|name| own(&dir.join(name)))
 }
 
 fn read_at(dir: &OwnedFd, name: &str) -> rustix::io::Result<String> {

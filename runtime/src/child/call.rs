@@ -6,6 +6,7 @@
 //! image knows.
 
 use std::os::fd::RawFd;
+use std::sync::atomic::AtomicU32;
 
 use crate::sys::{answer, raw};
 
@@ -277,11 +278,15 @@ pub fn send_fd(wire: RawFd, f: RawFd) -> Outcome {
     sys(libc::SYS_sendmsg, [fd(wire), at(&message), libc::MSG_NOSIGNAL as usize, 0, 0, 0])
 }
 
-/// clone3(2) in the manner of fork: own memory, SIGCHLD. Returns 0 in the child.
-pub fn fork(flags: u64, pidfd: Option<&mut RawFd>) -> Outcome {
+/// clone3(2) in the manner of fork: own memory, SIGCHLD. Returns 0 in the child. `pid` is written before the child runs
+/// (CLONE_PARENT_SETTID).
+pub fn fork(flags: u64, pidfd: Option<&mut RawFd>, pid: Option<&AtomicU32>) -> Outcome {
     let mut args = [0u64; 11];
-    args[0] = flags | if pidfd.is_some() { libc::CLONE_PIDFD as u64 } else { 0 };
+    args[0] = flags
+        | if pidfd.is_some() { libc::CLONE_PIDFD as u64 } else { 0 }
+        | if pid.is_some() { libc::CLONE_PARENT_SETTID as u64 } else { 0 };
     args[1] = pidfd.map_or(0, |p| std::ptr::from_mut(p) as u64);
+    args[3] = pid.map_or(0, |p| p.as_ptr() as u64);
     // With CLONE_PARENT the exit signal is that of the caller and the field must be 0 (clone3(2), EINVAL).
     args[4] = if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
     sys(libc::SYS_clone3, [at(&args), size_of_val(&args), 0, 0, 0, 0])

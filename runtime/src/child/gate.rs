@@ -18,6 +18,8 @@ use rustix::net::{
 use crate::error::{Error, Result};
 use crate::plan::Gate;
 
+const GATES: [Gate; 6] = [Gate::Maps, Gate::Hooks, Gate::Limits, Gate::Listener, Gate::Respawned, Gate::Start];
+
 /// What came over the wire.
 #[derive(Debug)]
 pub enum Heard {
@@ -65,7 +67,7 @@ impl Wire {
             return Ok(Heard::Fd(fd));
         }
         debug_assert!(!message.flags.contains(ReturnFlags::CTRUNC));
-        match [Gate::Maps, Gate::Hooks, Gate::Limits, Gate::Listener, Gate::Start].get(byte[0] as usize) {
+        match GATES.iter().find(|g| **g as u8 == byte[0]) {
             Some(gate) => Ok(Heard::At(*gate)),
             None => Err(Error::sys("recvmsg", "wire", Errno::PROTO)),
         }

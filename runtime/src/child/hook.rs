@@ -29,7 +29,7 @@ pub struct Hook<'a> {
 pub fn run(hook: &Hook<'_>, page: &Page) -> Outcome {
     let state = state(hook)?;
     let mut pidfd: RawFd = -1;
-    let pid = call::fork(0, Some(&mut pidfd));
+    let pid = call::fork(0, Some(&mut pidfd), None);
     if pid == Ok(0) {
         let _gone = execute(hook, state);
         let _never = call::exit_group(127);

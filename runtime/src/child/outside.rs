@@ -104,7 +104,7 @@ fn copy_entry(from: &OwnedFd, into: BorrowedFd<'_>, name: &std::ffi::CStr, depth
 /// that made it is ended at once.
 pub fn map_namespace(image: &mut Image<'_>, uids: Bytes, gids: Bytes, into: Slot) -> Outcome {
     let mut pidfd: RawFd = -1;
-    let pid = call::fork(libc::CLONE_NEWUSER as u64, Some(&mut pidfd))?;
+    let pid = call::fork(libc::CLONE_NEWUSER as u64, Some(&mut pidfd), None)?;
     if pid == 0 {
         // Waits to be killed: the maps are written from outside.
         loop {

@@ -334,9 +334,8 @@ fn bounding(keep: u64, last: u8) -> Outcome {
 
 /// Goes on in a new child of our parent; what is left of us ends.
 fn respawn(flags: u64, page: &Page) -> Outcome {
-    let pid = call::fork(flags | libc::CLONE_PARENT as u64, None)?;
+    let pid = call::fork(flags | libc::CLONE_PARENT as u64, None, Some(&page.pid))?;
     if pid != 0 {
-        page.pid.store(pid as u32, Ordering::Release);
         let _never = call::exit_group(0);
     }
     Ok(0)

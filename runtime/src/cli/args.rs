@@ -111,6 +111,9 @@ pub struct Plan {
     /// The plan of the way without pivot_root.
     #[arg(long)]
     pub no_pivot: bool,
+    /// The plan of the way without a session keyring.
+    #[arg(long)]
+    pub no_new_keyring: bool,
 }
 
 #[derive(Debug, Args)]
@@ -278,40 +281,61 @@ pub struct Ps {
     pub format: Shape,
 }
 
-/// Limits as options. Sizes take a number of bytes or one with k, m, g, t; -1 is unlimited.
 #[derive(Debug, Args)]
 pub struct Update {
     /// Container id.
     pub id: String,
-    /// JSON file with `/linux/resources`; `-` is standard input. Excludes the other options.
-    #[arg(short, long, value_name = "FILE")]
+    /// JSON file with `/linux/resources`; `-` is standard input.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "Limits")]
     pub resources: Option<PathBuf>,
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// Limits as options. Sizes are bytes, or a number with k, m, g or t; -1 is unlimited.
+#[derive(Debug, Args)]
+#[group(multiple = true)]
+pub struct Limits {
+    /// 10 to 1000.
     #[arg(long)]
     pub blkio_weight: Option<u16>,
+    /// Microseconds.
     #[arg(long)]
     pub cpu_period: Option<u64>,
+    /// Microseconds per period.
     #[arg(long, allow_hyphen_values = true)]
     pub cpu_quota: Option<i64>,
+    /// Microseconds.
     #[arg(long)]
     pub cpu_burst: Option<u64>,
+    /// Relative weight, 1024 is the default.
     #[arg(long)]
     pub cpu_share: Option<u64>,
+    /// Microseconds (cgroup v1).
     #[arg(long)]
     pub cpu_rt_period: Option<u64>,
+    /// Microseconds (cgroup v1).
     #[arg(long, allow_hyphen_values = true)]
     pub cpu_rt_runtime: Option<i64>,
+    /// 1 runs the container only when nothing else wants to run.
     #[arg(long)]
     pub cpu_idle: Option<i64>,
+    /// CPUs, such as 0-3,7.
     #[arg(long)]
     pub cpuset_cpus: Option<String>,
+    /// Memory nodes.
     #[arg(long)]
     pub cpuset_mems: Option<String>,
+    /// Limit of memory.
     #[arg(long, allow_hyphen_values = true)]
     pub memory: Option<String>,
+    /// What is protected, or the soft limit.
     #[arg(long, allow_hyphen_values = true)]
     pub memory_reservation: Option<String>,
+    /// Limit of memory and swap together.
     #[arg(long, allow_hyphen_values = true)]
     pub memory_swap: Option<String>,
+    /// Number of processes and threads.
     #[arg(long, allow_hyphen_values = true)]
     pub pids_limit: Option<i64>,
 }

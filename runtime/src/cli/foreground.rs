@@ -3,10 +3,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use runtime::{Error, Result, sys};
+use runtime::{Error, Kind, Result, reap, sys};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions};
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 const WINCH: i32 = libc::SIGWINCH;
@@ -70,7 +69,9 @@ impl Foreground {
                 if let Some(t) = &terminal {
                     copy.drain(t);
                 }
-                return reap(pidfd);
+                if let Some(code) = reap::exit_status(pidfd)? {
+                    return Ok(code);
+                }
             }
         }
     }
@@ -107,7 +108,11 @@ impl Foreground {
     fn pass_on(&self, pidfd: &OwnedFd, terminal: Option<&Terminal>) -> Result<()> {
         // struct signalfd_siginfo: 128 bytes, the number first (signalfd(2)).
         let mut info = [0_u8; 128];
-        rustix::io::read(&self.signals, &mut info).map_err(|e| Error::sys("read", "signalfd", e))?;
+        match rustix::io::read(&self.signals, &mut info) {
+            Ok(_) => {}
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+            Err(e) => return Err(Error::sys("read", "signalfd", e)),
+        }
         let number = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
         if number == WINCH
             && let Some(t) = terminal
@@ -115,10 +120,10 @@ impl Foreground {
             t.resize();
             return Ok(());
         }
-        match sys::pidfd_signal(pidfd.as_fd(), number) {
+        match reap::signal(pidfd, number) {
             // It ended meanwhile, which the next turn sees.
-            Ok(()) | Err(Errno::SRCH) => Ok(()),
-            Err(e) => Err(Error::sys("pidfd_send_signal", number.to_string(), e)),
+            Err(e) if e.kind == Kind::NotFound => Ok(()),
+            sent => sent,
         }
     }
 }
@@ -238,21 +243,3 @@ impl Copy {
         }
     }
 }
-
-/// Takes the exit status of a process that has ended: its code, or 128 and the signal.
-///
-/// # Errors
-/// Of waitid.
-pub fn reap(pidfd: &OwnedFd) -> Result<i32> {
-    loop {
-        match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
-            Ok(Some(status)) => {
-                let by_signal = || status.terminating_signal().map(|s| 128 + s);
-                return Ok(status.exit_status().or_else(by_signal).unwrap_or(255));
-            }
-            Ok(None) | Err(Errno::INTR) => {}
-            Err(e) => return Err(Error::sys("waitid", "", e)),
-        }
-    }
-}
-

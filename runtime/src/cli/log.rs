@@ -5,10 +5,10 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
+use runtime::clock::rfc3339_now;
 use runtime::{Error, Result};
 
 use super::args::Format;
-use super::clock;
 
 /// Where the log goes.
 pub struct Log {
@@ -30,6 +30,11 @@ impl Log {
             })
             .transpose()?;
         Ok(Self { file, format, debug })
+    }
+
+    /// The log of last resort.
+    pub fn stderr() -> Self {
+        Self { file: None, format: Format::Text, debug: false }
     }
 
     /// Why the command failed: into the log, and onto standard error if the log is elsewhere.
@@ -54,14 +59,14 @@ impl Log {
     }
 
     fn write(&self, level: &str, message: &str) {
-        let time = clock::now();
+        let time = rfc3339_now();
         let line = match self.format {
             Format::Json => serde_json::json!({"level": level, "msg": message, "time": time}).to_string(),
             Format::Text => format!("time=\"{time}\" level={level} msg={message:?}"),
         };
         // There is nobody to tell that the log is full.
-        let _ = match &self.file {
-            Some(mut file) => writeln!(file, "{line}"),
+        let _ = match self.file.as_ref() {
+            Some(file) => writeln!(&mut &*file, "{line}"),
             None => writeln!(std::io::stderr(), "{line}"),
         };
     }

@@ -56,7 +56,8 @@ impl Compiler<'_> {
             self.b.op_skip(Op::Symlink { target, dir: dev, name }, &[Errno::EXIST]);
         }
         let (target, name) = (self.b.str("pts/ptmx"), self.b.str("ptmx"));
-        if !self.mounted.contains_key("/dev") {
+        // The image, or a privileged spec that lists all of the host's devices, may have put something else there.
+        if !self.mounted.contains_key("/dev") || spec.linux.devices.iter().any(|d| d.path == "/dev/ptmx") {
             self.b.op_skip(Op::Unlink { dir: dev, name }, &[Errno::NOENT]);
         }
         self.b.op(Op::Symlink { target, dir: dev, name });

@@ -303,8 +303,7 @@ impl Compiler<'_> {
                 (Some(slot), _) => self.b.op(Op::Dup { slot, to: fd as i32 }),
                 (None, Some(slot)) => {
                     if process.user.uid != 0 {
-                        let op = Op::Fchown { slot, uid: process.user.uid, gid: u32::MAX };
-                        self.b.op_skip(op, &[Errno::PERM, Errno::ROFS, Errno::INVAL]);
+                        self.own_stream(slot, process.user.uid);
                     }
                     self.b.op(Op::Dup { slot, to: fd as i32 });
                 }
@@ -314,6 +313,15 @@ impl Compiler<'_> {
         if !nulls.is_empty() {
             self.null_streams(&nulls);
         }
+    }
+
+    /// A pipe belongs to the payload's user, so that it can open /dev/stdout again. A device belongs to the host.
+    fn own_stream(&mut self, slot: super::Slot, uid: u32) {
+        let (device, pipe) = (self.b.label(), self.b.label());
+        self.b.op_on(Op::CheckNode { slot, mode: libc::S_IFCHR, dev: 0 }, &[(0, device), (libc::ENODEV, pipe)]);
+        self.b.bind(pipe);
+        self.b.op_skip(Op::Fchown { slot, uid, gid: u32::MAX }, &[Errno::PERM, Errno::ROFS, Errno::INVAL]);
+        self.b.bind(device);
     }
 
     /// The host's /dev/null, and over it the container's, so that nothing of the host's stays open; but only if the

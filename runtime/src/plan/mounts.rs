@@ -272,7 +272,11 @@ impl Compiler<'_> {
             // The parent makes and fills it, and hands it over detached.
             self.b.section(Section::Prepare);
         }
-        self.b.op(Op::Fsopen { kind, into: fs });
+        let (copy, attach) = (self.b.label(), self.b.label());
+        let or_copy = mount.kind == "sysfs" && self.wanted.user();
+        let refused = [(libc::EPERM, copy)];
+        let edges: &[_] = if or_copy { &refused } else { &[] };
+        self.b.op_on(Op::Fsopen { kind, into: fs }, edges);
         if !mount.source.is_empty() {
             let (key, value) = (self.b.str("source"), self.b.str(&mount.source));
             self.b.op(Op::FsString { fs, key, value });
@@ -293,15 +297,22 @@ impl Compiler<'_> {
             let key = self.b.str("ro");
             self.b.op(Op::FsFlag { fs, key });
         }
-        let done = self.b.label();
-        if mount.kind == "sysfs" && self.wanted.user() {
-            self.sysfs_or_copy(fs, tree, options, place, done);
-        } else {
-            self.b.op(Op::FsCreate { fs });
-        }
+        self.b.op_on(Op::FsCreate { fs }, edges);
         let late = options.own.set & attr::RDONLY != 0 && (tmpfs || dest == "/dev");
         let own = if late { without_ro(options.own) } else { options.own };
-        self.b.op(Op::Fsmount { fs, attr: own.set, into: tree });
+        let fsmount = Op::Fsmount { fs, attr: own.set, into: tree };
+        if or_copy {
+            self.b.op_on(fsmount, &[(0, attach)]);
+            self.b.bind(copy);
+            // A user namespace that does not own its network namespace may not mount a new sysfs, but may show the host's.
+            let path = self.b.str("/sys");
+            self.b.op(Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE | RECURSIVE, into: tree });
+            self.change(tree, own, true);
+        } else {
+            self.b.bind(copy);
+            self.b.op(fsmount);
+        }
+        self.b.bind(attach);
         self.change(tree, options.deep, true);
         if copy_up {
             let (root, from) = (self.root().slot, self.b.str(dest));
@@ -310,7 +321,6 @@ impl Compiler<'_> {
         }
         self.b.op(Op::MoveMount { from: tree, to: place });
         self.propagation_of(tree, &options.propagation);
-        self.b.bind(done);
         if late {
             self.late_ro.push((tree, pointer.to_owned()));
         }
@@ -332,18 +342,6 @@ impl Compiler<'_> {
             };
             self.b.op(op);
         }
-    }
-
-    /// A user namespace that does not own its network namespace may not mount a new sysfs, but may show the host's.
-    fn sysfs_or_copy(&mut self, fs: Slot, tree: Slot, options: &Options, place: Slot, done: super::Label) {
-        let (created, copy) = (self.b.label(), self.b.label());
-        self.b.op_on(Op::FsCreate { fs }, &[(0, created), (libc::EPERM, copy)]);
-        self.b.bind(copy);
-        let path = self.b.str("/sys");
-        self.b.op(Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE | RECURSIVE, into: tree });
-        self.change(tree, options.own, true);
-        self.b.op_on(Op::MoveMount { from: tree, to: place }, &[(0, done)]);
-        self.b.bind(created);
     }
 
     fn remount(&mut self, _mount: &Mount, options: &Options, dest: &str) -> Result<()> {

@@ -67,6 +67,12 @@ impl Wanted {
         self.all() & USER != 0
     }
 
+    /// A user namespace that is joined, or that is made after others were joined with the rights of the host: a new pid
+    /// namespace that is to belong to it takes one more clone.
+    fn respawns_user(&self) -> bool {
+        self.joins(USER) || self.new & USER != 0 && !self.joined.is_empty()
+    }
+
     fn joins(&self, flag: u64) -> bool {
         self.joined.iter().any(|(f, ..)| *f == flag)
     }
@@ -75,10 +81,10 @@ impl Wanted {
     /// belongs to nobody (runc's nsexec.c); only the pid namespace has to be made by the same call. The cgroup namespace is
     /// rooted where its maker is, so it waits until the group is joined; a time namespace waits for its offsets.
     pub fn clone_flags(&self) -> u64 {
-        if self.new & USER != 0 {
-            self.new & (USER | PID)
-        } else if self.joins(USER) {
+        if self.respawns_user() {
             0
+        } else if self.new & USER != 0 {
+            self.new & (USER | PID)
         } else {
             self.new & !(CGROUP | TIME)
         }
@@ -99,11 +105,16 @@ impl Compiler<'_> {
         }
         self.join(&slots, |flag| flag & (USER | PID) == 0, false);
         if wanted.new & USER != 0 {
+            if wanted.respawns_user() {
+                self.from(NamespaceKind::User);
+                self.b.op(Op::Unshare { flags: USER });
+            }
             self.map_ids();
         }
-        if joins_user && wanted.new & PID != 0 {
+        if wanted.respawns_user() && wanted.new & PID != 0 {
             self.from(NamespaceKind::Pid);
             self.b.op(Op::Respawn { flags: PID });
+            self.gate(Gate::Respawned);
         }
         let rest = wanted.new & !(wanted.clone_flags() | USER | PID | CGROUP | TIME);
         if rest != 0 {

@@ -25,6 +25,8 @@ pub enum Gate {
     Limits,
     /// seccomp listener open, the parent fetches it.
     Listener,
+    /// We are a new process: the parent has to know before it can act upon us.
+    Respawned,
     /// Everything done but execve.
     Start,
 }
@@ -57,7 +59,7 @@ pub enum Op {
     Fchown { slot: Slot, uid: u32, gid: u32 },
     /// fstatfs(2): fails with EXDEV when `f_type == magic` is not `is`
     CheckFs { slot: Slot, magic: u32, is: bool },
-    /// fstat(2): fails with ENODEV when the node is not of this type and device number
+    /// fstat(2): fails with ENODEV when the node is not of this type and device number (0 is any)
     CheckNode { slot: Slot, mode: u32, dev: u64 },
     /// dup3(2) to a fixed number
     Dup { slot: Slot, to: i32 },

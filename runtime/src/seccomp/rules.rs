@@ -104,7 +104,7 @@ fn add(calls: &mut BTreeMap<u32, Decision>, number: u32, set: &[Cond], rule: &Ru
     }
     match calls.entry(number).or_insert_with(|| Decision::Branches(Vec::new())) {
         Decision::Action(_) => Ok(()),
-        Decision::Branches(branches) => insert(branches, &set, rule.action).map_err(|action| {
+        Decision::Branches(branches) => insert(branches, &set, rule.action, arch.wide()).map_err(|action| {
             let reason =
                 format!("{} has action {:#x} and {action:#x} under the same conditions", rule.name, rule.action.0);
             Error::invalid(rule.at.clone(), reason)
@@ -120,63 +120,91 @@ fn fit(cond: &Cond, arch: Arch) -> Option<Cond> {
     (mask != 0).then_some(Cond { mask, operand: cond.operand & mask, ..*cond })
 }
 
-/// Puts a rule into its place among the branches. `Err` has the action that stands against it.
-fn insert(branches: &mut Vec<Branch>, set: &[Cond], action: Action) -> std::result::Result<(), u32> {
+/// Puts a rule into its place among the branches. `Err` has the action that the same conditions have already.
+fn insert(branches: &mut Vec<Branch>, set: &[Cond], action: Action, wide: bool) -> std::result::Result<(), u32> {
     let Some((first, rest)) = set.split_first() else { return Ok(()) };
-    let mut place = branches.len();
-    for (at, branch) in branches.iter_mut().enumerate() {
-        if branch.cond == *first {
-            return match &mut branch.then {
-                // A shorter rule covers a longer one, an equal one must agree.
-                Decision::Action(then) if rest.is_empty() && *then != action => Err(then.0),
-                Decision::Action(_) => Ok(()),
-                Decision::Branches(deeper) if rest.is_empty() => match other(deeper, action) {
-                    Some(against) => Err(against),
-                    None => {
-                        branch.then = Decision::Action(action);
-                        Ok(())
-                    }
-                },
-                Decision::Branches(deeper) => insert(deeper, rest, action),
-            };
-        }
-        if precedes(first, &branch.cond) {
-            place = at;
-            break;
+    let same = |branch: &&mut Branch| branch.cond == *first;
+    // A shorter rule covers longer ones that come later; an equal one must agree.
+    let covered = branches.iter().find_map(|branch| match branch.then {
+        Decision::Action(then) if branch.cond == *first => Some(then),
+        _ => None,
+    });
+    match covered {
+        Some(then) if rest.is_empty() && then != action => return Err(then.0),
+        Some(_) => return Ok(()),
+        None => {}
+    }
+    if let Some(Branch { then: Decision::Branches(deeper), .. }) = branches.iter_mut().find(same) {
+        if !rest.is_empty() {
+            return insert(deeper, rest, action, wide);
         }
     }
+    // A shorter rule that comes later stands behind the longer ones, and replaces them if they all do the same.
+    let place = match branches.iter().position(|branch| branch.cond == *first) {
+        Some(at) if agree(&branches[at].then, action) => {
+            branches[at].then = Decision::Action(action);
+            return Ok(());
+        }
+        Some(at) => at + 1,
+        None => place(branches, first, wide),
+    };
     let then = if rest.is_empty() {
         Decision::Action(action)
     } else {
         let mut deeper = Vec::new();
-        insert(&mut deeper, rest, action)?;
+        insert(&mut deeper, rest, action, wide)?;
         Decision::Branches(deeper)
     };
     branches.insert(place, Branch { cond: *first, then });
     Ok(())
 }
 
-/// An action below these branches that is not this one.
-fn other(branches: &[Branch], action: Action) -> Option<u32> {
-    branches.iter().find_map(|branch| match &branch.then {
-        Decision::Action(then) => (*then != action).then_some(then.0),
-        Decision::Branches(deeper) => other(deeper, action),
-    })
+/// Whether everything below does this.
+fn agree(decision: &Decision, action: Action) -> bool {
+    match decision {
+        Decision::Action(then) => *then == action,
+        Decision::Branches(deeper) => deeper.iter().all(|branch| agree(&branch.then, action)),
+    }
 }
 
-/// Whether a new comparison is tried before one that stands already; see the module's list. Equal rank keeps the profile's
-/// order.
-fn precedes(new: &Cond, old: &Cond) -> bool {
+/// Where a new comparison goes. libseccomp keeps together what compares the high half of an argument alike, and orders by the
+/// low half only within such a group; what has no rank over another stays behind it.
+fn place(branches: &[Branch], new: &Cond, wide: bool) -> usize {
+    let before = |old: &Branch| precedes(new, &old.cond, new.operand, old.cond.operand);
+    if !wide {
+        return branches.iter().position(before).unwrap_or(branches.len());
+    }
+    let kin = |branch: &Branch| high(&branch.cond) == high(new);
+    match branches.iter().rposition(kin) {
+        Some(last) => branches.iter().position(|old| kin(old) && before(old)).unwrap_or(last + 1),
+        None => {
+            let ranked = |old: &Branch| precedes(new, &old.cond, high(new).3, high(&old.cond).3);
+            branches.iter().position(ranked).unwrap_or(branches.len())
+        }
+    }
+}
+
+/// What is compared of an argument's high half: argument, kind of comparison, mask and operand.
+fn high(cond: &Cond) -> (u8, u8, u64, u64) {
+    let kind = match cond.op {
+        Op::Eq | Op::Ne => 0,
+        Op::MaskedEq => 1,
+        Op::Lt | Op::Le | Op::Ge | Op::Gt => 2,
+    };
+    (cond.arg, kind, cond.mask >> 32, cond.operand >> 32)
+}
+
+/// Whether a new comparison is tried before one that stands already, going by these parts of their operands.
+fn precedes(new: &Cond, old: &Cond, new_operand: u64, old_operand: u64) -> bool {
     let rank = |op| match op {
         Op::Eq | Op::Ne | Op::MaskedEq => 3,
         Op::Lt | Op::Le => 2,
         Op::Ge | Op::Gt => 1,
     };
     let class = (new.arg, rank(new.op)).cmp(&(old.arg, rank(old.op)));
-    class
-        .then_with(|| match old.op {
-            Op::Lt | Op::Le => old.operand.cmp(&new.operand),
-            _ => new.operand.cmp(&old.operand),
-        })
-        .is_gt()
+    let operands = match old.op {
+        Op::Lt | Op::Le => old_operand.cmp(&new_operand),
+        _ => new_operand.cmp(&old_operand),
+    };
+    class.then(operands).is_gt()
 }

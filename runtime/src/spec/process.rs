@@ -54,6 +54,24 @@ pub struct Process {
     pub exec_cpu_affinity: Option<CpuAffinity>,
 }
 
+impl Process {
+    /// What an exec takes from the container's own process where its payload says nothing: capabilities, limits, scheduling,
+    /// priority, profile, umask. The rest (user, environment, directory) is the payload's alone, as with runc.
+    pub fn inherit(&mut self, init: &Process) {
+        self.capabilities = self.capabilities.take().or_else(|| init.capabilities.clone());
+        self.scheduler = self.scheduler.take().or_else(|| init.scheduler.clone());
+        self.io_priority = self.io_priority.take().or_else(|| init.io_priority.clone());
+        self.exec_cpu_affinity = self.exec_cpu_affinity.take().or_else(|| init.exec_cpu_affinity.clone());
+        self.user.umask = self.user.umask.or(init.user.umask);
+        if self.rlimits.is_empty() {
+            self.rlimits.clone_from(&init.rlimits);
+        }
+        if self.apparmor_profile.is_empty() {
+            self.apparmor_profile.clone_from(&init.apparmor_profile);
+        }
+    }
+}
+
 /// `/process/consoleSize`
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(default, remote = "Self")]

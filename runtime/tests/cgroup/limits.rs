@@ -1,9 +1,11 @@
 //! Every limit, written through the spec's words and read back from the kernel.
 
+use std::sync::atomic::Ordering;
+
 use libtest_mimic::Trial;
 use runtime::cgroup::Layout;
 
-use crate::{Group, resources};
+use crate::{Group, ONLY_V1, resources};
 
 /// What is expected on one version: the file's content, or the sentence of the refusal.
 enum Want {
@@ -236,6 +238,7 @@ pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
         let on_v2 = layout.unified.as_ref().is_some_and(|u| u.controllers.iter().any(|c| c == case.controller[1]));
         let want = if on_v1 || (!on_v2 && !unified) { &case.v1 } else { &case.v2 };
         trials.push(Trial::test(format!("limit: {}", case.name), move || {
+            ONLY_V1.store(false, Ordering::Relaxed);
             let group = Group::new("limit");
             let done = group.0.apply(&resources(case.json));
             match want {

@@ -1,6 +1,7 @@
 //! Real processes in a group: this test binary in another role, born where [`Attach`] says.
 
 use std::ffi::CString;
+use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ impl Process {
             args.flags |= 0x2_0000_0000; // CLONE_INTO_CGROUP
             args.cgroup = into.as_raw_fd() as u64;
         }
+        // Its other end closes at execve: then the child is where it belongs.
+        let (mut there, here) = std::io::pipe().unwrap();
         let tasks: Vec<i32> = attach.tasks.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
         // SAFETY: a fork without shared memory; the child makes system calls on memory that was ready before, and ends in
         // execve or _exit.
@@ -67,6 +70,8 @@ impl Process {
             }
         }
         assert!(pid > 0, "clone3: {}", std::io::Error::last_os_error());
+        drop(here);
+        assert_eq!(there.read(&mut [0]).unwrap(), 0);
         // SAFETY: CLONE_PIDFD has stored a new descriptor.
         Process { pid: pid as u32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) }, status: None }
     }
@@ -89,7 +94,7 @@ impl Process {
         self.status
     }
 
-    /// Its line for a hierarchy in /proc/PID/cgroup.
+    /// Its /proc/PID/cgroup.
     pub fn groups(&self) -> String {
         std::fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap()
     }
@@ -144,7 +149,7 @@ pub fn play(role: &str) -> ! {
             }
             std::thread::sleep(Duration::from_millis(1));
         },
-        // Ends with 7 at SIGTERM's default action being replaced by the signal itself: nothing to do but wait.
+        // Waits, with a child that waits.
         "pair" => {
             let exe = std::env::current_exe().unwrap();
             let _ = std::process::Command::new(&exe).args(["--as", "sleep"]).spawn();

@@ -178,7 +178,10 @@ pub fn ended(pidfd: &OwnedFd) -> i32 {
 /// Creates, starts, waits and deletes. Gives the exit status of the payload.
 pub fn run(host: &Host, request: Create<'_>) -> Result<i32> {
     let (container, child) = Container::create(host, request)?;
-    let started = container.start();
+    let started = container.start().inspect_err(|_| {
+        // Refused before anything happened, init still waits.
+        let _ = container.signal(libc::SIGKILL);
+    });
     let status = ended(&child.pidfd);
     container.delete()?;
     started.map(|()| status)

@@ -14,8 +14,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionread, read, write};
 use rustix::pipe::{SpliceFlags, splice};
 use rustix::time::Timespec;
-use tokio::io::unix::AsyncFd;
 
+use crate::ready::Fd;
 use crate::worker;
 
 /// From this many waiting bytes on they are spliced: half of a pipe's sixteen slots, so that they are well filled.
@@ -50,7 +50,7 @@ pub(super) enum Source {
 /// Copies until the source ends. Both ends are non-blocking.
 ///
 /// Errors: EPIPE when nobody can read the target any more, and what else the kernel says.
-pub(super) async fn copy(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>, source: Source) -> io::Result<()> {
+pub(super) async fn copy(from: &Fd, to: &Fd, source: Source) -> io::Result<()> {
     // What was read and did not fit; empty (and without memory) almost always.
     let mut pending = Vec::new();
     let mut full = false;
@@ -83,12 +83,7 @@ pub(super) async fn copy(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>, source:
     }
 }
 
-fn move_some(
-    from: &AsyncFd<OwnedFd>,
-    to: &AsyncFd<OwnedFd>,
-    source: Source,
-    pending: &mut Vec<u8>,
-) -> Result<Step, Errno> {
+fn move_some(from: &Fd, to: &Fd, source: Source, pending: &mut Vec<u8>) -> Result<Step, Errno> {
     let (from, to) = (from.get_ref(), to.get_ref());
     if !pending.is_empty() {
         return flush(to, pending);
@@ -167,7 +162,7 @@ fn writable(to: impl AsFd) -> Result<bool, Errno> {
 
 /// The same into a file or device, whose writing may block: a worker writes while there is something to write, and is
 /// gone when there is not.
-pub(super) async fn copy_to_file(from: Arc<AsyncFd<OwnedFd>>, to: Arc<OwnedFd>, source: Source) -> io::Result<()> {
+pub(super) async fn copy_to_file(from: Arc<Fd>, to: Arc<OwnedFd>, source: Source) -> io::Result<()> {
     loop {
         let mut ready = from.readable().await?;
         let (theirs, file) = (Arc::clone(&from), Arc::clone(&to));

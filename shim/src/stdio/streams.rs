@@ -9,8 +9,6 @@ use std::time::Duration;
 use runtime::reap;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::termios::{Winsize, tcsetwinsize};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -18,11 +16,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::fifo::Target;
 use super::relay::{self, Source};
 use super::{Output, Stdin, Wiring};
+use crate::ready::{self, Fd};
 
 /// Between SIGTERM and SIGKILL for a logger that ignores the end of its input; containerd's own shim has the same.
 const LOGGER_GRACE: Duration = Duration::from_secs(12);
-
-type Fd = AsyncFd<OwnedFd>;
 
 /// Dropping it stops everything at once; [`Streams::finish`] lets it end by itself first.
 #[derive(Default)]
@@ -44,13 +41,13 @@ impl Wiring {
             Some(master) => {
                 let flags = rustix::fs::fcntl_getfl(&master)?;
                 rustix::fs::fcntl_setfl(&master, flags | rustix::fs::OFlags::NONBLOCK)?;
-                Some(Arc::new(AsyncFd::new(master)?))
+                Some(Arc::new(ready::for_both(master)?))
             }
             None => None,
         };
         streams.console = console.as_ref().map(Arc::downgrade).unwrap_or_default();
         if let Some(pidfd) = self.logger.and_then(super::Logger::into_pidfd) {
-            let pidfd = Arc::new(AsyncFd::with_interest(pidfd, Interest::READABLE)?);
+            let pidfd = Arc::new(ready::for_reading(pidfd)?);
             streams.logger = Some((Arc::clone(&pidfd), tokio::spawn(reap_logger(pidfd))));
         }
         let hangup = Arc::new(Notify::new());
@@ -59,10 +56,10 @@ impl Wiring {
         }
         if let Some(Stdin { from, keeper, to }) = self.stdin {
             streams.keeper = Some(keeper);
-            let from = AsyncFd::with_interest(from, Interest::READABLE)?;
+            let from = ready::for_reading(from)?;
             streams.stdin = match (to, console) {
                 (Some(pipe), _) => {
-                    let pipe = AsyncFd::with_interest(pipe, Interest::WRITABLE)?;
+                    let pipe = ready::for_writing(pipe)?;
                     Some(tokio::spawn(async move {
                         // EPIPE: the process closed its stdin; dropping our end tells the client.
                         let _ = relay::copy(&from, &pipe, Source::Pipe).await;
@@ -83,14 +80,12 @@ impl Wiring {
 
 fn run_output(output: Output, console: Option<Arc<Fd>>, hangup: Arc<Notify>) -> io::Result<JoinHandle<()>> {
     let (from, source) = match (output.from, console) {
-        (Some(pipe), _) => (Arc::new(AsyncFd::with_interest(pipe, Interest::READABLE)?), Source::Pipe),
+        (Some(pipe), _) => (Arc::new(ready::for_reading(pipe)?), Source::Pipe),
         (None, Some(master)) => (master, Source::Console),
         (None, None) => return Ok(tokio::spawn(async {})),
     };
     // A descriptor of its own for each task: two outputs may share one fifo, and epoll takes a descriptor once.
-    let into = |fd: &OwnedFd| -> io::Result<Fd> {
-        AsyncFd::with_interest(fcntl_dupfd_cloexec(fd, 3)?, Interest::WRITABLE)
-    };
+    let into = |fd: &OwnedFd| -> io::Result<Fd> { ready::for_writing(fcntl_dupfd_cloexec(fd, 3)?) };
     Ok(match output.to {
         Target::Fifo(fifo) => {
             let to = into(fifo.writer())?;

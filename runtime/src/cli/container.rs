@@ -1,0 +1,176 @@
+//! `create`, `start`, `run`, `kill`, `delete`, `pause`, `resume`.
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use runtime::container::start::start_parked;
+use runtime::spec::{Spec, check};
+use runtime::{Child, Container, Create, Error, Host, Kind, Result, StartBy, Stdio, reap};
+
+use super::foreground::Foreground;
+use super::store::{Found, Status, bundle};
+use super::{Context, args, console, words};
+
+fn state(why: impl Into<String>) -> Error {
+    Error::new(Kind::State, "", "", why)
+}
+
+/// Our own three descriptors, for a process without a terminal.
+pub fn stdio() -> Result<Stdio> {
+    Ok(Stdio {
+        stdin: console::own(std::io::stdin())?,
+        stdout: console::own(std::io::stdout())?,
+        stderr: console::own(std::io::stderr())?,
+    })
+}
+
+/// `create`: the process is made and waits; we leave.
+pub fn create(context: &Context<'_>, args: &args::Create) -> Result<()> {
+    make(context, args, true, false).map(drop)
+}
+
+/// `start`
+pub fn start(context: &Context<'_>, id: &str) -> Result<()> {
+    let found = context.store.find(id)?;
+    match found.status()? {
+        Status::Created => start_parked(&Host::read()?, &found.dir, &found.record),
+        Status::Stopped => Err(state("cannot start a container that has stopped")),
+        Status::Running => Err(state("cannot start an already running container")),
+        Status::Paused => Err(state("cannot start a container in the paused state")),
+    }
+}
+
+/// `run`: create and start; then leave, or wait and delete.
+pub fn run(context: &Context<'_>, args: &args::Run) -> Result<u8> {
+    let foreground = if args.detach { None } else { Some(Foreground::new()?) };
+    let id = &args.create.id;
+    let (container, child) = make(context, &args.create, args.detach, true)?;
+    let waited = container.start().and_then(|()| match &foreground {
+        None => Ok(0),
+        Some(foreground) => foreground.wait(&child.pidfd, child.console),
+    });
+    if waited.is_err() || (foreground.is_some() && !args.keep) {
+        let removed = destroy(context, &context.store.find(id)?);
+        // A failed start has told its reason; what the removal has to say comes second.
+        return waited.and_then(|code| removed.map(|()| code as u8));
+    }
+    waited.map(|code| code as u8)
+}
+
+/// Makes a container, its record, and all that tells the caller about it. On an error nothing is left.
+fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool) -> Result<(Container, Child)> {
+    check::id(&args.id)?;
+    let bundle = bundle(&args.bundle)?;
+    let spec = Spec::load(&bundle)?;
+    check::warnings(&spec).iter().for_each(|w| context.log.warn(w));
+    let Some(process) = &spec.process else {
+        return Err(Error::invalid("/process", "process property must not be empty"));
+    };
+    console::check(process.terminal, detached, args.console_socket.as_deref())?;
+    let host = Host::read()?;
+    let dir = context.store.reserve(&args.id)?;
+    let request = Create {
+        id: &args.id,
+        bundle: &bundle,
+        spec: &spec,
+        stdio: if process.terminal { Stdio::default() } else { stdio()? },
+        no_pivot: args.no_pivot,
+        no_new_keyring: args.no_new_keyring,
+        preserve_fds: args.preserve_fds,
+        systemd_cgroup: context.systemd_cgroup,
+        start_by: if by_us { StartBy::Us } else { StartBy::Anyone(&dir) },
+        fault: None,
+    };
+    let made = Container::create(&host, request).and_then(|(container, child)| {
+        match tell(&container, &child, &dir, args) {
+            Ok(()) => {
+                context.log.debug(&format!("container {} is pid {}", args.id, child.pid));
+                Ok((container, child))
+            }
+            Err(e) => {
+                // It is told why it could not be made; that undoing it failed, too, would hide that.
+                let _ = container.delete();
+                let _ = reap::exit_status(&child.pidfd);
+                Err(e)
+            }
+        }
+    });
+    made.map_err(|e| context.store.remove(&args.id).err().unwrap_or(e))
+}
+
+fn tell(container: &Container, child: &Child, dir: &Path, args: &args::Create) -> Result<()> {
+    container.record().save(dir)?;
+    announce(child, args.console_socket.as_deref(), args.pidfd_socket.as_deref(), "standard", args.pid_file.as_deref())
+}
+
+/// What the caller of a create or an exec asked to be told: the terminal, the process, its number.
+pub fn announce(
+    child: &Child,
+    console_socket: Option<&Path>,
+    pidfd_socket: Option<&Path>,
+    kind: &str,
+    pid_file: Option<&Path>,
+) -> Result<()> {
+    if let (Some(path), Some(master)) = (console_socket, &child.console) {
+        console::send(path, "/dev/ptmx", master.as_fd())?;
+    }
+    if let Some(path) = pidfd_socket {
+        console::send(path, kind, child.pidfd.as_fd())?;
+    }
+    pid_file.map_or(Ok(()), |path| console::pid_file(path, child.pid))
+}
+
+/// `kill`
+pub fn kill(context: &Context<'_>, args: &args::Kill) -> Result<()> {
+    let signal = words::signal(&args.signal)?;
+    let found = context.store.find(&args.id)?;
+    if args.all {
+        return found.cgroup()?.kill(signal);
+    }
+    let init = found.record.init().ok_or_else(|| state("container not running"))?;
+    reap::signal(init, signal)
+}
+
+/// `delete`: what has stopped or never started; anything with --force.
+pub fn delete(context: &Context<'_>, args: &args::Delete) -> Result<()> {
+    let found = match context.store.find(&args.id) {
+        Ok(found) => found,
+        Err(e) if e.kind == Kind::NotFound => {
+            // A create that was killed before it could write anything down leaves its directory.
+            context.store.remove(&args.id)?;
+            return if args.force { Ok(()) } else { Err(e) };
+        }
+        Err(e) => return Err(e),
+    };
+    let status = found.status()?;
+    if !args.force && matches!(status, Status::Running | Status::Paused) {
+        let why = format!("cannot delete container {} that is not stopped: {}", args.id, status.word());
+        return Err(state(why));
+    }
+    destroy(context, &found)
+}
+
+fn destroy(context: &Context<'_>, found: &Found) -> Result<()> {
+    found.record.destroy()?;
+    context.store.remove(&found.record.id)
+}
+
+/// `pause`
+pub fn pause(context: &Context<'_>, id: &str) -> Result<()> {
+    let found = context.store.find(id)?;
+    match found.status()? {
+        Status::Running | Status::Created => found.cgroup()?.freeze(),
+        Status::Paused => Err(state("container is already paused")),
+        Status::Stopped => Err(state("container not running")),
+    }
+}
+
+/// `resume`
+pub fn resume(context: &Context<'_>, id: &str) -> Result<()> {
+    let found = context.store.find(id)?;
+    match found.status()? {
+        Status::Paused => found.cgroup()?.thaw(),
+        _ => Err(state("container not paused")),
+    }
+}

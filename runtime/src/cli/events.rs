@@ -1,0 +1,137 @@
+//! `events`: statistics and OOM kills of a container as JSON lines, in the form of runc's types/events.go.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use runtime::cgroup::{BlkioEntry, Hugetlb, MemoryEntry, Pids, Psi, Stats, StatsV1, StatsV2};
+use runtime::{Kind, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::{Value, json};
+
+use super::{Context, args, print, words};
+
+/// Prints until the container is gone; once with --stats.
+pub fn events(context: &Context<'_>, args: &args::Events) -> Result<()> {
+    let interval = words::duration(&args.interval)?;
+    let cgroup = context.store.find(&args.id)?.cgroup()?;
+    let line = |kind: &str, data: Value| print(&format!("{}\n", json!({"type": kind, "id": args.id, "data": data})));
+    if args.stats {
+        return line("stats", stats(&cgroup.stats()?));
+    }
+    let mut oom = cgroup.oom()?;
+    let mut known = oom.read()?;
+    let mut next = Instant::now();
+    loop {
+        if Instant::now() >= next {
+            match cgroup.stats() {
+                Ok(now) => line("stats", stats(&now))?,
+                Err(e) if e.kind == Kind::NotFound => return Ok(()),
+                Err(e) => return Err(e),
+            }
+            next += interval;
+        }
+        let left = next.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        // Interrupted or late, the next turn looks at the clock again.
+        let _ = poll(&mut [PollFd::new(&oom.fd(), PollFlags::IN)], Some(&timeout));
+        match oom.read() {
+            Ok(count) if count > known => {
+                known = count;
+                line("oom", Value::Null)?;
+            }
+            Ok(_) => {}
+            Err(e) if e.kind == Kind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn stats(stats: &Stats) -> Value {
+    match stats {
+        Stats::V1(s) => v1(s),
+        Stats::V2(s) => v2(s),
+    }
+}
+
+fn v1(s: &StatsV1) -> Value {
+    let m = &s.memory;
+    json!({
+        "cpu": {
+            "usage": {"total": s.cpu.total, "percpu": s.cpu.per_cpu, "kernel": s.cpu.kernel, "user": s.cpu.user},
+            "throttling": {"periods": s.cpu.periods, "throttledPeriods": s.cpu.throttled_periods,
+                           "throttledTime": s.cpu.throttled_time}
+        },
+        "memory": {
+            "cache": m.stat.cache, "usage": memory(&m.usage), "swap": memory(&m.swap),
+            "kernel": memory(&m.kernel), "kernelTCP": memory(&m.kernel_tcp),
+            "raw": {"rss": m.stat.rss, "total_rss": m.stat.total_rss, "total_cache": m.stat.total_cache,
+                    "total_inactive_file": m.stat.total_inactive_file, "total_active_file": m.stat.total_active_file},
+            "event_count": {"oom_kill": s.memory_oom_control.oom_kill}
+        },
+        "pids": pids(&s.pids),
+        "blkio": {
+            "ioServiceBytesRecursive": blkio(&s.blkio.io_service_bytes_recursive),
+            "ioServicedRecursive": blkio(&s.blkio.io_serviced_recursive)
+        },
+        "hugetlb": hugetlb(&s.hugetlb)
+    })
+}
+
+fn v2(s: &StatsV2) -> Value {
+    let m = &s.memory;
+    let nano = |micro: u64| micro.saturating_mul(1000);
+    let mut bytes = Vec::new();
+    let mut operations = Vec::new();
+    for io in &s.io.usage {
+        let entry = |op: &str, value: u64| json!({"major": io.major, "minor": io.minor, "op": op, "value": value});
+        bytes.extend([entry("Read", io.rbytes), entry("Write", io.wbytes)]);
+        operations.extend([entry("Read", io.rios), entry("Write", io.wios)]);
+    }
+    let events = s.memory_events.as_ref().map_or(Value::Null, |e| {
+        json!({"low": e.low, "high": e.high, "max": e.max, "oom": e.oom, "oom_kill": e.oom_kill})
+    });
+    json!({
+        "cpu": {
+            "usage": {"total": nano(s.cpu.usage_usec), "kernel": nano(s.cpu.system_usec), "user": nano(s.cpu.user_usec)},
+            "throttling": {"periods": s.cpu.nr_periods, "throttledPeriods": s.cpu.nr_throttled,
+                           "throttledTime": nano(s.cpu.throttled_usec)},
+            "psi": psi(s.cpu.psi.as_ref())
+        },
+        "memory": {
+            "cache": m.stat.file,
+            "usage": {"limit": m.usage_limit, "usage": m.usage, "max": m.max_usage, "failcnt": 0},
+            "swap": {"limit": m.swap_limit, "usage": m.swap_usage, "max": m.swap_max_usage, "failcnt": 0},
+            "raw": {"anon": m.stat.anon, "file": m.stat.file, "inactive_file": m.stat.inactive_file,
+                    "active_file": m.stat.active_file, "shmem": m.stat.shmem, "slab": m.stat.slab},
+            "psi": psi(m.psi.as_ref()),
+            "event_count": events
+        },
+        "pids": pids(&s.pids),
+        "blkio": {"ioServiceBytesRecursive": bytes, "ioServicedRecursive": operations, "psi": psi(s.io.psi.as_ref())},
+        "hugetlb": hugetlb(&s.hugetlb)
+    })
+}
+
+fn memory(m: &MemoryEntry) -> Value {
+    json!({"limit": m.limit, "usage": m.usage, "max": m.max, "failcnt": m.failcnt})
+}
+
+/// No limit is no key, as with runc.
+fn pids(p: &Pids) -> Value {
+    if p.limit == u64::MAX { json!({"current": p.current}) } else { json!({"current": p.current, "limit": p.limit}) }
+}
+
+fn blkio(list: &[BlkioEntry]) -> Vec<Value> {
+    list.iter().map(|e| json!({"major": e.major, "minor": e.minor, "op": e.op, "value": e.value})).collect()
+}
+
+fn hugetlb(list: &[Hugetlb]) -> BTreeMap<&str, Value> {
+    let entry = |h: &Hugetlb| json!({"usage": h.usage, "max": h.max, "failcnt": h.failcnt});
+    list.iter().map(|h| (h.page_size.as_str(), entry(h))).collect()
+}
+
+fn psi(psi: Option<&Psi>) -> Value {
+    let line = |l: &runtime::cgroup::PsiLine| json!({"avg10": l.avg10, "avg60": l.avg60, "avg300": l.avg300, "total": l.total});
+    psi.map_or(Value::Null, |p| json!({"some": p.some.as_ref().map(line), "full": p.full.as_ref().map(line)}))
+}

@@ -1,0 +1,163 @@
+//! How processes of a group end: killed by us, by the kernel, and the group after them.
+
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use runtime::Kind;
+use runtime::cgroup::{Oom, Stats};
+
+use crate::life::{Done, dirs, mkdir, read, start};
+use crate::process::{Process, eventually};
+use crate::{Group, resources};
+
+fn empty(group: &Group) {
+    eventually("empty", || group.0.pids().unwrap().is_empty());
+}
+
+pub fn kill_breeders() -> Done {
+    let group = Group::new("breed");
+    group.0.apply(&resources(r#"{"pids": {"limit": 400}, "devices": [{"allow": true}]}"#)).unwrap();
+    let mut process = start(&group, "breed");
+    eventually("many", || group.0.pids().unwrap().len() > 50);
+    group.0.kill(libc::SIGKILL).unwrap();
+    assert_eq!(process.wait(Duration::from_secs(10)), Some(137));
+    empty(&group);
+    group.0.remove().unwrap();
+    Ok(())
+}
+
+pub fn kill_frozen() -> Done {
+    let group = Group::new("cold");
+    let mut process = start(&group, "pair");
+    eventually("two", || group.0.pids().unwrap().len() == 2);
+    group.0.freeze().unwrap();
+    group.0.kill(libc::SIGKILL).unwrap();
+    assert_eq!(process.wait(Duration::from_secs(5)), Some(137));
+    empty(&group);
+    Ok(())
+}
+
+pub fn kill_sub_groups() -> Done {
+    let group = Group::new("tree");
+    for dir in dirs(&group) {
+        mkdir(&dir.join("one"));
+        mkdir(&dir.join("one/two"));
+    }
+    let mut inner = Process::start(&group.0.attach_to("one/two").unwrap(), "sleep");
+    eventually("inside", || group.0.pids().unwrap() == [inner.pid]);
+    group.0.kill(libc::SIGKILL).unwrap();
+    assert_eq!(inner.wait(Duration::from_secs(5)), Some(137));
+    group.0.remove().unwrap();
+    assert!(dirs(&group).iter().all(|dir| !dir.exists()));
+    Ok(())
+}
+
+pub fn other_signals() -> Done {
+    let group = Group::new("signal");
+    let stranger = Group::new("stranger");
+    let mut other = start(&stranger, "sleep");
+    for signal in [libc::SIGTERM, libc::SIGRTMIN() + 3] {
+        let mut process = start(&group, "pair");
+        eventually("two", || group.0.pids().unwrap().len() == 2);
+        group.0.kill(signal).unwrap();
+        assert_eq!(process.wait(Duration::from_secs(5)), Some(128 + signal));
+        empty(&group);
+    }
+    assert_eq!(other.wait(Duration::from_millis(20)), None, "only the group was meant");
+    Ok(())
+}
+
+/// A container with its own groups can nest them as deeply as it likes: deeper than a path may be long.
+pub fn remove_deep() -> Done {
+    let group = Group::new("deep");
+    for dir in dirs(&group) {
+        let mut at = rustix::fs::open(&dir, rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+        for level in 0..100 {
+            let name = format!("{level:0>60}");
+            // cgroup.max.depth does not limit version 1; some kernels run out of css ids first.
+            if rustix::fs::mkdirat(&at, name.as_str(), rustix::fs::Mode::RWXU).is_err() {
+                break;
+            }
+            rustix::fs::mkdirat(&at, format!("side-{level}"), rustix::fs::Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, name, rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+        }
+    }
+    group.0.pids().unwrap();
+    group.0.remove().unwrap();
+    assert!(dirs(&group).iter().all(|dir| !dir.exists()));
+    Ok(())
+}
+
+pub fn remove_busy() -> Done {
+    let group = Group::new("busy");
+    let process = start(&group, "sleep");
+    eventually("in every group", || dirs(&group).iter().all(|d| !read(&d.join("cgroup.procs")).is_empty()));
+    let error = group.0.remove().unwrap_err();
+    assert!(error.to_string().ends_with("device or resource busy"), "{error}");
+    drop(process);
+    group.0.remove().unwrap();
+    // One that dies meanwhile is waited for.
+    let group = Group::new("busy");
+    let mut process = start(&group, "eat=100");
+    eventually("big", || match group.0.stats().unwrap() {
+        Stats::V1(s) => s.memory.usage.usage > 90 << 20,
+        Stats::V2(s) => s.memory.usage > 90 << 20,
+    });
+    group.0.kill(libc::SIGKILL).unwrap();
+    group.0.remove().unwrap();
+    assert_eq!(process.wait(Duration::from_secs(5)), Some(137));
+    Ok(())
+}
+
+fn readable(oom: &Oom, limit: Duration) -> bool {
+    let mut poll = libc::pollfd { fd: oom.fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, limit.as_millis() as i32) == 1 }
+}
+
+pub fn out_of_memory() -> Done {
+    let group = Group::new("oom");
+    let mut oom = group.0.oom().unwrap();
+    assert!(!readable(&oom, Duration::from_millis(10)));
+    group.0.apply(&resources(r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#)).unwrap();
+    oom.read().unwrap(); // changing a limit may say so
+    for kills in 1..=2 {
+        let mut process = start(&group, "eat=64");
+        assert!(readable(&oom, Duration::from_secs(20)));
+        assert_eq!(process.wait(Duration::from_secs(20)), Some(137));
+        assert_eq!(oom.read().unwrap(), kills);
+        // Nothing more comes; what was still on its way is the same kill.
+        while readable(&oom, Duration::from_millis(50)) {
+            assert_eq!(oom.read().unwrap(), kills);
+        }
+    }
+    let counted = match group.0.stats().unwrap() {
+        Stats::V1(s) => s.memory_oom_control.oom_kill,
+        Stats::V2(s) => s.memory_events.unwrap().oom_kill,
+    };
+    assert_eq!(counted, 2);
+    group.0.remove().unwrap();
+    assert_eq!(oom.read().unwrap_err().kind, Kind::NotFound);
+    Ok(())
+}
+
+pub fn shrink() -> Done {
+    let group = Group::new("shrink");
+    let (v1, _) = group.find("memory").unwrap();
+    let mut process = start(&group, "eat=40");
+    eventually("big", || match group.0.stats().unwrap() {
+        Stats::V1(s) => s.memory.usage.usage > 40 << 20,
+        Stats::V2(s) => s.memory.usage > 40 << 20,
+    });
+    let smaller = r#"{"memory": {"limit": 10485760, "swap": 10485760, "checkBeforeUpdate": true}}"#;
+    let error = group.0.update(&resources(smaller)).unwrap_err().to_string();
+    if v1 {
+        let start = "/linux/resources/memory/limit: unable to set memory limit to 10485760 (current usage: ";
+        assert!(error.starts_with(start) && error.contains(", peak usage: "), "{error}");
+    } else {
+        let start = "/linux/resources/memory/swap: rejecting memory+swap limit 10485760 <= usage ";
+        assert!(error.starts_with(start), "{error}");
+    }
+    assert_eq!(process.wait(Duration::from_millis(50)), None, "nobody is killed for it");
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! What takes long, as plain blocking code on worker threads.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use runtime::cgroup::Oom;
+use runtime::spec::{Process, Spec};
+use runtime::{Child, Container, Record, StartBy, reap, sys};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::{Create, Shim};
+use crate::options::Options;
+use crate::rootfs;
+use crate::stdio::{self, Names, Owner, Paths, Wiring};
+
+/// A container with its first process parked, and our ends of its streams.
+pub(super) struct Made {
+    pub(super) container: Container,
+    pub(super) child: Child,
+    pub(super) wiring: Wiring,
+    /// Absent where no memory controller is.
+    pub(super) oom: Option<Oom>,
+}
+
+fn create_failed(error: &runtime::Error) -> String {
+    format!("OCI runtime create failed: {error}")
+}
+
+/// Mounts, opens, creates, writes down. On an error nothing of it is left.
+pub(super) fn create(shim: &Shim, create: &Create) -> Result<Made, String> {
+    let mut spec = Spec::load(&create.bundle).map_err(|e| create_failed(&e))?;
+    if let Some(process) = &mut spec.process {
+        process.terminal = create.paths.terminal;
+    }
+    let target = create.bundle.join("rootfs");
+    if !create.rootfs.is_empty() {
+        // Others may pass through it (a userns root does), nobody may list it.
+        let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(&target);
+        made.map_err(|e| runtime::Error::io("mkdir", target.display().to_string(), &e).to_string())?;
+        rootfs::mount(&create.rootfs, &target).map_err(|e| format!("failed to mount rootfs component: {e}"))?;
+    }
+    let made = create_mounted(shim, create, &spec);
+    if made.is_err() && !create.rootfs.is_empty() {
+        // The first error is the one that matters; what stays mounted is undone by `delete`.
+        let _ = rootfs::unmount(&target);
+    }
+    made
+}
+
+fn create_mounted(shim: &Shim, create: &Create, spec: &Spec) -> Result<Made, String> {
+    let names = Names { id: create.id.clone(), namespace: shim.namespace.clone() };
+    let opened = stdio::open(&create.paths, pipe_owner(&create.options, spec), &names)?;
+    let request = runtime::Create {
+        id: &create.id,
+        bundle: &create.bundle,
+        spec,
+        stdio: opened.child,
+        no_pivot: create.options.no_pivot_root,
+        no_new_keyring: create.options.no_new_keyring,
+        preserve_fds: 0,
+        systemd_cgroup: create.options.systemd(&spec.linux.cgroups_path),
+        start_by: StartBy::Us,
+        fault: None,
+    };
+    let (container, child) = Container::create(&shim.host, request).map_err(|e| create_failed(&e))?;
+    let saved = container.record().save(&create.bundle).map_err(|e| e.to_string());
+    if let Err(error) = saved.and_then(|()| write_pid(&create.bundle, child.pid)) {
+        let _ = container.delete();
+        bury(&child);
+        return Err(error);
+    }
+    let oom = container.cgroup().oom().ok();
+    Ok(Made { container, child, wiring: opened.wiring, oom })
+}
+
+/// The owner that the client asked for, or else the container's root: only that one may open `/dev/stdout` again.
+fn pipe_owner(options: &Options, spec: &Spec) -> Owner {
+    Owner {
+        uid: options.io_uid.or_else(|| spec.linux.uid_mappings.first().map(|m| m.host_id)),
+        gid: options.io_gid.or_else(|| spec.linux.gid_mappings.first().map(|m| m.host_id)),
+    }
+}
+
+/// `delete` and tools outside look for it here.
+fn write_pid(bundle: &Path, pid: u32) -> Result<(), String> {
+    let path = bundle.join("init.pid");
+    fs::write(&path, pid.to_string())
+        .map_err(|e| runtime::Error::io("write", path.display().to_string(), &e).to_string())
+}
+
+/// Kills and reaps a child that nobody will hear of.
+pub(super) fn bury(child: &Child) {
+    // An error means that it has ended already.
+    let _ = reap::signal(&child.pidfd, 9);
+    let _ = poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], None);
+    let _ = reap::exit_status(&child.pidfd);
+}
+
+/// A process that joins the container, up to and including its execve.
+pub(super) fn exec(
+    shim: &Shim,
+    container: &Container,
+    create: &Create,
+    id: &str,
+    process: &Process,
+    paths: &Paths,
+) -> Result<(Child, Wiring), String> {
+    let failed = |text: String| format!("OCI runtime exec failed: exec failed: {text}");
+    let names = Names { id: id.to_owned(), namespace: shim.namespace.clone() };
+    let owner = pipe_owner(&create.options, container.spec());
+    let opened = stdio::open(paths, owner, &names).map_err(failed)?;
+    let request = runtime::Exec {
+        process,
+        stdio: opened.child,
+        no_new_keyring: create.options.no_new_keyring,
+        preserve_fds: 0,
+        cgroup: None,
+        fault: None,
+    };
+    let child = container.exec(&shim.host, request).map_err(|e| failed(e.to_string()))?;
+    Ok((child, opened.wiring))
+}
+
+/// Removes what is left of a container. `done` remembers across retries that the container itself has gone, because its
+/// poststop hooks run once.
+pub(super) fn delete(container: &Container, create: &Create, done: &AtomicBool) -> Result<(), String> {
+    if !done.load(Ordering::Relaxed) {
+        container.delete().map_err(|e| e.to_string())?;
+        done.store(true, Ordering::Relaxed);
+    }
+    rootfs::unmount(&create.bundle.join("rootfs")).map_err(|e| e.to_string())?;
+    // Without it `delete`, which follows every ordinary removal, has nothing to undo. init.pid stays for it.
+    let _ = fs::remove_file(create.bundle.join(Record::FILE));
+    sys::trim_malloc();
+    Ok(())
+}
