@@ -174,6 +174,7 @@ impl Container {
     ///
     /// On an error init is dead or dying, and not reaped: its pidfd tells the exit.
     pub fn start(&self) -> Result<()> {
+        start::executes(&self.spec)?;
         let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(parked) = parked else {
             return Err(Error::new(Kind::State, "start", &self.id, "cannot start an already running container"));
@@ -398,7 +399,8 @@ fn delegate_to(spec: &Spec) -> Option<u32> {
     });
     let uid = spec.process.as_ref().map_or(0, |p| p.user.uid);
     let map = &spec.linux.uid_mappings;
-    let host = |m: &crate::spec::IdMapping| uid.checked_sub(m.container_id).filter(|i| *i < m.size).map(|i| m.host_id + i);
+    let host =
+        |m: &crate::spec::IdMapping| uid.checked_sub(m.container_id).filter(|i| *i < m.size).map(|i| m.host_id + i);
     if !own || !writable {
         return None;
     }

@@ -57,6 +57,11 @@ pub(super) fn park_files(dir: &Path, request: &Create<'_>) -> Result<(Option<Own
     Ok((Some(fifo), Some(file)))
 }
 
+/// A process may be missing at create; at start it may not (runtime-spec config.md#process).
+pub(super) fn executes(spec: &Spec) -> Result<()> {
+    if spec.process.is_some() { Ok(()) } else { Err(Error::invalid("/process", "is missing")) }
+}
+
 /// True while init waits to be started.
 pub fn is_parked(dir: &Path) -> bool {
     open_fifo(dir).is_ok()
@@ -80,12 +85,13 @@ pub fn start_parked(host: &Host, dir: &Path, record: &Record) -> Result<()> {
     let path = dir.join(REPORT);
     let file = File::options().read(true).write(true).open(&path);
     let report = Report::new(Some(&file.map_err(|e| Error::io("open", path.display().to_string(), &e))?))?;
+    let spec = Spec::load(&record.bundle)?;
+    executes(&spec)?;
     // Of two starts at once one takes the name away and goes on.
     rustix::fs::unlink(dir.join(FIFO)).map_err(|_| state("cannot start an already running container"))?;
     rustix::io::write(&fifo, b"g").map_err(|e| Error::sys("write", FIFO, e))?;
     let mut poll = [rustix::event::PollFd::new(&fifo, rustix::event::PollFlags::empty())];
     while rustix::event::poll(&mut poll, None) == Err(Errno::INTR) {}
-    let spec = Spec::load(&record.bundle)?;
     outcome(host, dir, record, &spec, &report)?;
     let bundle = record.bundle.to_str().unwrap_or_default();
     let subject = hooks::Subject { id: &record.id, status: "running", pid: record.pid, bundle, spec: &spec };

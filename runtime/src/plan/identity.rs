@@ -229,6 +229,7 @@ impl Compiler<'_> {
         self.b.from(self.pointer("/user"));
         self.b.op(Op::KeepCaps { on: true });
         self.user(process);
+        self.b.from(self.pointer("/user"));
         self.b.op(Op::KeepCaps { on: false });
         if let Some(sets) = sets {
             self.capabilities(sets, filter.is_some() && needs_admin(process, Some(sets)));

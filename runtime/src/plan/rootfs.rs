@@ -226,7 +226,7 @@ impl Compiler<'_> {
 
     /// A new super block as a detached mount.
     pub(super) fn fresh(&mut self, kind: &str, data: &[(&str, &str)], attr: u64, into: Slot) {
-        let fs = self.b.scratch("fs");
+        let fs = self.b.scratch(kind);
         let kind = self.b.str(kind);
         self.b.op(Op::Fsopen { kind, into: fs });
         for (key, value) in data {
