@@ -5,7 +5,9 @@
 //! its payload or died. Which of the two, stands in the report, a small file that the child shares.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -43,7 +45,7 @@ pub(super) fn park_files(dir: &Path, request: &Create<'_>) -> Result<(Option<Own
     let fifo = rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed("open", e))?;
     let report = dir.join(REPORT);
     let io = |e: &std::io::Error| Error::io("create", report.display().to_string(), e);
-    let file = File::options().read(true).write(true).create_new(true).open(&report).map_err(|e| io(&e))?;
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&report).map_err(|e| io(&e))?;
     file.set_len(4096).map_err(|e| io(&e))?;
     let saved = Request {
         stdio: request.stdio.given(),
@@ -53,7 +55,8 @@ pub(super) fn park_files(dir: &Path, request: &Create<'_>) -> Result<(Option<Own
         tasks: Vec::new(),
     };
     let text = serde_json::to_vec(&saved).unwrap_or_default();
-    std::fs::write(dir.join(REQUEST), text).map_err(|e| io(&e))?;
+    let request = File::options().write(true).create_new(true).mode(0o600).open(dir.join(REQUEST));
+    request.and_then(|mut file| file.write_all(&text)).map_err(|e| io(&e))?;
     Ok((Some(fifo), Some(file)))
 }
 
