@@ -136,7 +136,8 @@ impl Running {
             stderr: without_warnings(&self.stderr.join().map_err(|_| "reader of stderr panicked")?),
             call: self.call,
         };
-        ensure!(!timed_out && !(close_to_end && matches!(code, 124 | 137)), "timed out\n{}", output.report());
+        let ended_by_limit = timed_out || (close_to_end && matches!(code, 124 | 137));
+        ensure!(!ended_by_limit, "timed out\n{}", output.report());
         Ok(output)
     }
 }

@@ -224,7 +224,13 @@ impl Container {
         }
         let into = fill(&mut image, attach, request.stdio, theirs, None);
         let report = Report::new(None)?;
-        let mut child = Unborn::spawn(&mut image, &report, into)?;
+        let mut child = match Unborn::spawn(&mut image, &report, into) {
+            // Init has moved into a group below and hands controllers down: ours takes no processes in any more.
+            Err(e) if e.errno == Some(rustix::io::Errno::BUSY) => {
+                Unborn::spawn(&mut image, &report, self.cgroup.attach_beside(self.pid)?.into)?
+            }
+            spawned => spawned?,
+        };
         let mut dialogue = Dialogue {
             plan: &plan,
             report: &report,
@@ -344,6 +350,9 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let mut child = Unborn::spawn(&mut image, &report, into)?;
     drop_shared(&mut image);
     cgroup.apply(&spec.linux.resources)?;
+    if let Some(uid) = delegate_to(spec) {
+        cgroup.delegate(uid)?;
+    }
     let pid = child.pid;
     let mut dialogue = Dialogue {
         plan: &plan,
@@ -374,6 +383,23 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
         parked: Parked { plan, report, wire },
         child,
     })
+}
+
+/// The host's uid that owns the group: a container that has a cgroup namespace of its own and may write to its mount is to
+/// manage groups below (runc's chown of the delegated files).
+fn delegate_to(spec: &Spec) -> Option<u32> {
+    use crate::spec::NamespaceKind;
+    let own = spec.linux.namespaces.iter().any(|n| n.kind == NamespaceKind::Cgroup && n.path.is_empty());
+    let writable = spec.mounts.iter().any(|m| {
+        m.destination == "/sys/fs/cgroup" && m.kind.starts_with("cgroup") && !m.options.iter().any(|o| o == "ro")
+    });
+    let uid = spec.process.as_ref().map_or(0, |p| p.user.uid);
+    let map = &spec.linux.uid_mappings;
+    let host = |m: &crate::spec::IdMapping| uid.checked_sub(m.container_id).filter(|i| *i < m.size).map(|i| m.host_id + i);
+    if !own || !writable {
+        return None;
+    }
+    if map.is_empty() { Some(uid) } else { map.iter().find_map(host) }
 }
 
 /// The groups of a record, as a plan names them.

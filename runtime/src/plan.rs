@@ -22,6 +22,8 @@ use std::collections::HashMap;
 
 pub use op::{Dir, Gate, Op};
 
+use crate::error::{Error, Kind, Result};
+
 /// Index into the table of descriptors of a run. What it holds is named in [`Plan::slots`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u16);
@@ -271,7 +273,8 @@ impl Builder {
     pub fn slot(&mut self, name: impl AsRef<str>) -> Slot {
         let name = self.str(name.as_ref());
         self.slots.push(name);
-        Slot(self.slots.len() as u16 - 1)
+        // Cut numbers never leave here: `finish` refuses a plan with more of anything than fits.
+        Slot((self.slots.len() - 1) as u16)
     }
 
     /// A slot for the next few steps only; after very many of them two are used in turn.
@@ -291,7 +294,7 @@ impl Builder {
     /// A label to be bound later.
     pub fn label(&mut self) -> Label {
         self.labels.push(None);
-        Label(self.labels.len() as u16 - 1)
+        Label((self.labels.len() - 1) as u16)
     }
 
     /// The label now means the next step of the current section.
@@ -324,14 +327,21 @@ impl Builder {
     }
 
     /// Resolves the labels and freezes the plan.
-    pub fn finish(mut self, clone_flags: u64, given: Given, filter: Box<[crate::seccomp::Insn]>) -> Plan {
+    ///
+    /// Steps, slots and edges are numbered with 16 bits: a spec that needs more is refused.
+    pub fn finish(mut self, clone_flags: u64, given: Given, filter: Box<[crate::seccomp::Insn]>) -> Result<Plan> {
+        let most = self.sections.iter().map(Vec::len).chain([self.slots.len(), self.labels.len()]).max();
+        if most.is_some_and(|n| n > u16::MAX.into()) || self.arena.len() >= u32::MAX as usize {
+            let reason = format!("asks for more than the {} steps that a plan may have", u16::MAX);
+            return Err(Error::new(Kind::Unsupported, "compile", "config.json", reason));
+        }
         for section in &mut self.sections {
             for edge in section.iter_mut().flat_map(|s| s.on.0.iter_mut()).flatten() {
                 edge.to = self.labels[edge.to as usize].expect("every label is bound");
             }
         }
         let [prepare, child, maps, limits] = self.sections.map(Vec::into_boxed_slice);
-        Plan {
+        Ok(Plan {
             prepare,
             child,
             maps,
@@ -342,6 +352,6 @@ impl Builder {
             slots: self.slots.into(),
             given,
             filter,
-        }
+        })
     }
 }

@@ -31,14 +31,6 @@ const V3: &str = "containerd.task.v3.Task";
 /// for Unimplemented.
 const SANDBOX: &str = "containerd.runtime.sandbox.v1.Sandbox";
 
-/// The longest id; it becomes file names.
-const LONGEST_ID: usize = 255;
-
-/// Writes a line to the log. A reader who does not read loses lines; it does not stop us.
-pub fn log(line: std::fmt::Arguments<'_>) {
-    ::log::info!("{line}");
-}
-
 /// The one implementation behind both names.
 pub struct Service {
     shim: Arc<Shim>,
@@ -70,11 +62,10 @@ fn not_implemented(what: &str) -> ttrpc::Error {
     convert::status(Refusal::new(Class::Unimplemented, format!("{what} is not implemented: not implemented")))
 }
 
+/// Ids become names of files and groups.
 fn check_id(id: &str) -> Result<(), Refusal> {
-    let bad = id.is_empty() || id.len() > LONGEST_ID || matches!(id, "." | "..") || id.contains(['/', '\0']);
-    let shown: String = id.chars().take(80).collect();
-    let text = || format!("{shown:?} ({} bytes) is not an id: invalid argument", id.len());
-    if bad { Err(Refusal::new(Class::InvalidArgument, text())) } else { Ok(()) }
+    let wrong = |e: runtime::Error| Refusal::new(Class::InvalidArgument, format!("{e}: invalid argument"));
+    runtime::spec::check::id(id).map_err(wrong)
 }
 
 impl Service {

@@ -5,6 +5,7 @@
 //! never waits for it, so that a hook that hangs in Create hides nothing.
 #![forbid(unsafe_code)]
 
+mod jobs;
 mod oom;
 mod owner;
 mod work;

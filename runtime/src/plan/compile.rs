@@ -112,6 +112,9 @@ pub struct Compiler<'a> {
 ///
 /// Errors name the pointer of what this host cannot do. Nothing is touched.
 pub fn init(request: &Init<'_>) -> Result<Plan> {
+    if request.spec.process.is_none() {
+        return Err(Error::invalid("/process", "must not be empty"));
+    }
     let mut c = Compiler::new(request.spec, request.host, request.id, request.groups, request.tasks, request.stdio);
     c.process = request.spec.process.as_ref();
     c.at = "/process";
@@ -141,7 +144,7 @@ pub fn init(request: &Init<'_>) -> Result<Plan> {
     c.sysctls();
     c.identity(filter.as_ref())?;
     c.start(filter.as_ref());
-    Ok(c.finish(filter))
+    c.finish(filter)
 }
 
 /// Compiles a further process. Its tail is that of [`init`].
@@ -161,7 +164,7 @@ pub fn exec(request: &Exec<'_>) -> Result<Plan> {
     c.terminal();
     c.identity(filter.as_ref())?;
     c.start(filter.as_ref());
-    Ok(c.finish(filter))
+    c.finish(filter)
 }
 
 impl<'a> Compiler<'a> {
@@ -210,7 +213,7 @@ impl<'a> Compiler<'a> {
         seccomp::compile(profile, self.host.arch, &self.host.seccomp).map(Some)
     }
 
-    fn finish(self, filter: Option<seccomp::Program>) -> Plan {
+    fn finish(self, filter: Option<seccomp::Program>) -> Result<Plan> {
         let flags = if self.exec { 0 } else { self.wanted.clone_flags() };
         self.b.finish(flags, self.given, filter.map_or_else(Default::default, |f| f.filter.into()))
     }

@@ -89,8 +89,10 @@ impl Compiler<'_> {
             }
         };
         let name = self.b.str(name);
+        let end = self.b.label();
         if self.wanted.user() {
-            return self.borrowed_device(dir, name, &path);
+            self.borrowed_device(dir, name, &path, end);
+            return self.b.bind(end);
         }
         let kind = match device.kind.as_str() {
             "b" => libc::S_IFBLK,
@@ -111,16 +113,18 @@ impl Compiler<'_> {
         self.b.op_on(Op::CheckNode { slot: there, mode: kind, dev }, &[(0, made)]);
         // Without CAP_MKNOD the host's own node has to do.
         self.b.bind(refused);
-        self.borrowed_device(dir, name, &path);
+        self.borrowed_device(dir, name, &path, end);
         self.b.bind(made);
         let (uid, gid) = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
         if uid != 0 || gid != 0 {
             self.b.op(Op::Chown { dir, name, uid, gid });
         }
+        self.b.bind(end);
     }
 
-    /// Where nodes cannot be made, in a user namespace above all, the host's node is bound.
-    fn borrowed_device(&mut self, dir: Slot, name: super::Str, path: &str) {
+    /// Where nodes cannot be made, in a user namespace above all, the host's node is bound. It stays the host's: goes to
+    /// `end`, where nobody changes its owner any more.
+    fn borrowed_device(&mut self, dir: Slot, name: super::Str, path: &str, end: super::Label) {
         let (tree, place) = (self.b.scratch(format!("{path} of the host")), self.b.scratch(path));
         let source = self.b.str(path);
         self.b.op(Op::OpenTree { dir: Dir::Cwd, path: source, flags: CLONE, into: tree });
@@ -129,6 +133,6 @@ impl Compiler<'_> {
         let op = Op::Open { dir: Dir::At(dir), path: name, flags: create, mode: 0o666, resolve, into: place };
         self.b.op_skip(op, &[Errno::EXIST]);
         self.b.op(Op::Open { dir: Dir::At(dir), path: name, flags: PLACE | NOFOLLOW, mode: 0, resolve, into: place });
-        self.b.op(Op::MoveMount { from: tree, to: place });
+        self.b.op_on(Op::MoveMount { from: tree, to: place }, &[(0, end)]);
     }
 }

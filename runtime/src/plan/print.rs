@@ -47,7 +47,7 @@ impl Section {
 impl Plan {
     /// One step, with the names of its slots and the text of its strings.
     fn line(&self, step: &Step) -> String {
-        let mut line = self.resolve(&format!("{:?}", step.op));
+        let mut line = self.resolve(&as_written(&format!("{:?}", step.op)));
         for Edge { errno, to } in step.on.0.iter().flatten() {
             let what = match *errno {
                 0 => "ok".to_owned(),
@@ -112,6 +112,35 @@ impl Plan {
             items.iter().map(|s| if s.0 == u32::MAX { "_".into() } else { format!("{:?}", self.text(*s)) }).collect();
         format!("[{}]", items.join(", "))
     }
+}
+
+/// The numbers of a derived `Debug` as manuals and strace write them: modes in octal, bits in hexadecimal digits.
+fn as_written(debug: &str) -> String {
+    const BITS: &[&str] = &[
+        "flags",
+        "resolve",
+        "attr",
+        "set",
+        "clear",
+        "propagation",
+        "magic",
+        "keep",
+        "effective",
+        "permitted",
+        "inheritable",
+        "permission",
+    ];
+    let mut out = String::with_capacity(debug.len());
+    for (i, part) in debug.split_inclusive(": ").enumerate() {
+        let (number, rest) = part.split_at(part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len()));
+        let name = out.trim_end_matches(": ").rsplit([' ', '{']).next().unwrap_or_default();
+        match number.parse::<u64>() {
+            Ok(n) if i > 0 && n != 0 && ["mode", "mask"].contains(&name) => out.push_str(&format!("{n:#o}{rest}")),
+            Ok(n) if i > 0 && n != 0 && BITS.contains(&name) => out.push_str(&format!("{n:#x}{rest}")),
+            _ => out.push_str(part),
+        }
+    }
+    out
 }
 
 /// The kernel's name of an operation, and the string it is about.

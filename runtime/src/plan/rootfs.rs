@@ -191,8 +191,8 @@ impl Compiler<'_> {
                 self.b.op(Op::Umount { path: dot, flags: libc::MNT_DETACH as u32 });
             }
         }
-        let path = slash;
-        self.b.op(Op::Chdir { path });
+        // By descriptor: the one chdir of a plan is the payload's, and what it came to is remembered.
+        self.b.op(Op::Fchdir { slot });
         if self.has_mount_namespace() && propagation & (libc::MS_SHARED | libc::MS_UNBINDABLE) != 0 {
             self.b.from("/linux/rootfsPropagation");
             self.b.op(Op::Propagation { mount: None, path: slash, flags: propagation });
@@ -257,7 +257,7 @@ impl Compiler<'_> {
         self.b.op_on(op, &[(0, done), (libc::ENOENT, make), (Edge::ANY, done)]);
         self.b.bind(make);
         // What cannot be made is found out, and said better, by chdir.
-        self.make_dirs(root, &process.cwd, Some(done));
+        self.make_dirs(root, &super::mounts::clean(&process.cwd), Some(done));
         self.b.bind(done);
     }
 

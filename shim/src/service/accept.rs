@@ -12,7 +12,6 @@ use futures_core::Stream;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Sleep, sleep};
 
-use super::log;
 use super::serve::Leave;
 
 /// Pause after an accept that failed for want of something (descriptors, memory), so as not to spin on it.
@@ -36,11 +35,11 @@ impl Accept {
         match stream.peer_cred() {
             Ok(peer) if peer.uid() == ours => true,
             Ok(peer) => {
-                log(format_args!("connection refused: uid {} is not {ours}", peer.uid()));
+                log::warn!("connection refused: uid {} is not {ours}", peer.uid());
                 false
             }
             Err(error) => {
-                log(format_args!("connection refused: SO_PEERCRED: {error}"));
+                log::warn!("connection refused: SO_PEERCRED: {error}");
                 false
             }
         }
@@ -64,7 +63,7 @@ impl Stream for Accept {
                     }
                 }
                 Err(error) => {
-                    log(format_args!("accept: {error}"));
+                    log::warn!("accept: {error}");
                     self.respite = Some(Box::pin(sleep(RESPITE)));
                 }
             }

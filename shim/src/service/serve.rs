@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::accept::Accept;
-use super::{log, services};
+use super::services;
 use crate::events::Outbox;
 use crate::ready::{self, Fd};
 use crate::reap;
@@ -45,8 +45,6 @@ pub struct Args {
     pub listener: OwnedFd,
     /// Where events go.
     pub ttrpc_address: String,
-    /// Say more.
-    pub debug: bool,
 }
 
 /// Whether it is time to go.
@@ -77,7 +75,7 @@ impl Leave {
             && let Err(error) = std::fs::remove_file(socket)
             && error.kind() != io::ErrorKind::NotFound
         {
-            log(format_args!("unlink {}: {error}", socket.display()));
+            log::warn!("unlink {}: {error}", socket.display());
         }
         self.asked.notify_one();
     }
@@ -90,7 +88,7 @@ impl Leave {
                 let before = self.visits.load(Ordering::Relaxed);
                 sleep(ALONE).await;
                 if shim.is_empty() && self.visits.load(Ordering::Relaxed) == before {
-                    log(format_args!("no container and no client for {} s: leaving", ALONE.as_secs()));
+                    log::info!("no container and no client for {} s: leaving", ALONE.as_secs());
                     return self.leave();
                 }
             }
@@ -121,9 +119,7 @@ async fn run(args: Args, host: Host, signals: OwnedFd) -> io::Result<()> {
     let accept = Accept::new(UnixListener::from_std(listener)?, Arc::clone(&leave));
     let mut server = Server::new().add_listener(Listener::new(accept)).register_service(services(&shim, &leave));
     server.start().await.map_err(io::Error::other)?;
-    if args.debug {
-        log(format_args!("serving {} in {}", args.id, shim.namespace));
-    }
+    log::debug!("serving {} in {}", args.id, shim.namespace);
 
     let child_ended = Arc::new(Notify::new());
     let signals = ready::for_reading(signals)?;
@@ -158,7 +154,7 @@ async fn obey(signals: &Fd, shim: &Shim, leave: &Leave, child_ended: &Notify) ->
         let [a, b, c, d, ..] = info;
         match i32::from_ne_bytes([a, b, c, d]) {
             libc::SIGCHLD => child_ended.notify_one(),
-            libc::SIGUSR1 => shim.describe().iter().for_each(|line| log(format_args!("{line}"))),
+            libc::SIGUSR1 => shim.describe().iter().for_each(|line| log::warn!("{line}")),
             _term_or_int => {
                 leave.leave();
                 return Ok(());

@@ -2,13 +2,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
-use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, SystemTime};
 
-use runtime::lifecycle::{Effect, Event, Exit, Input, Job, Lifecycle, Refusal, Who};
+use runtime::lifecycle::{Effect, Event, Exit, Input, Lifecycle, Refusal, Who};
 use runtime::spec::{Process as ProcessSpec, Resources};
 use runtime::{Child, Container};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,12 +14,8 @@ use super::oom::Watch;
 use super::work::{self, Made};
 use super::{Answer, Create, Ended, Reply, Request, Seen, Shim, Task, View};
 use crate::convert::{self, Told};
-use crate::ready::{self, Fd};
+use crate::ready::Fd;
 use crate::stdio::{Paths, Streams, Wiring};
-use crate::{reap, worker};
-
-/// How long Delete waits for output that somebody outside the process still holds open; containerd's own limit.
-const DRAIN: Duration = Duration::from_secs(10);
 
 pub(super) type ReplyTo = oneshot::Sender<Answer>;
 
@@ -45,7 +38,7 @@ pub(super) enum Message {
 
 /// Who waits for an answer to what.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Wanted {
+pub(super) enum Wanted {
     Create,
     Start(Who),
     Pause,
@@ -53,14 +46,14 @@ enum Wanted {
     Delete(Who),
 }
 
-struct Process {
+pub(super) struct Process {
     /// An exec's, until its container forgets it; init's is in the container.
-    spec: Option<Arc<ProcessSpec>>,
-    paths: Arc<Paths>,
-    pid: u32,
-    pidfd: Option<Arc<Fd>>,
-    streams: Streams,
-    ended: watch::Sender<Ended>,
+    pub(super) spec: Option<Arc<ProcessSpec>>,
+    pub(super) paths: Arc<Paths>,
+    pub(super) pid: u32,
+    pub(super) pidfd: Option<Arc<Fd>>,
+    pub(super) streams: Streams,
+    pub(super) ended: watch::Sender<Ended>,
 }
 
 impl Process {
@@ -77,20 +70,20 @@ impl Process {
 }
 
 pub(super) struct Owner {
-    shim: Arc<Shim>,
-    create: Arc<Create>,
-    life: Lifecycle,
-    container: Option<Arc<Container>>,
-    processes: BTreeMap<Who, Process>,
-    waiting: Vec<(Wanted, ReplyTo)>,
-    updates: VecDeque<(Box<Resources>, ReplyTo)>,
-    oom: Option<Watch>,
+    pub(super) shim: Arc<Shim>,
+    pub(super) create: Arc<Create>,
+    pub(super) life: Lifecycle,
+    pub(super) container: Option<Arc<Container>>,
+    pub(super) processes: BTreeMap<Who, Process>,
+    pub(super) waiting: Vec<(Wanted, ReplyTo)>,
+    pub(super) updates: VecDeque<(Box<Resources>, ReplyTo)>,
+    pub(super) oom: Option<Watch>,
     /// The runtime has let go of the container; only mounts are left to undo.
-    undone: Arc<AtomicBool>,
-    inbox: mpsc::UnboundedReceiver<Message>,
-    me: mpsc::UnboundedSender<Message>,
-    view: watch::Sender<View>,
-    gone: bool,
+    pub(super) undone: Arc<AtomicBool>,
+    pub(super) inbox: mpsc::UnboundedReceiver<Message>,
+    pub(super) me: mpsc::UnboundedSender<Message>,
+    pub(super) view: watch::Sender<View>,
+    pub(super) gone: bool,
 }
 
 impl Owner {
@@ -126,33 +119,6 @@ impl Owner {
         {
             self.take(message);
         }
-    }
-
-    /// Runs `job` on a thread and puts its result into our own inbox.
-    fn work<T: Send + 'static>(
-        &self,
-        name: &'static str,
-        job: impl FnOnce() -> Result<T, String> + Send + 'static,
-        message: impl FnOnce(Result<T, String>) -> Message + Send + 'static,
-    ) {
-        let me = self.me.clone();
-        let result = worker::run(name, job);
-        tokio::spawn(async move {
-            let result = result.await.unwrap_or_else(|e| Err(format!("no thread to work on: {e}")));
-            // The owner is gone only when nothing of the container is left.
-            let _ = me.send(message(result));
-        });
-    }
-
-    /// The same for a job on the container.
-    fn on_container(
-        &self,
-        name: &'static str,
-        job: impl FnOnce(&Container) -> runtime::Result<()> + Send + 'static,
-        message: impl FnOnce(Result<(), String>) -> Message + Send + 'static,
-    ) {
-        let Some(container) = self.container.clone() else { return };
-        self.work(name, move || job(&container).map_err(|e| e.to_string()), message);
     }
 
     fn take(&mut self, message: Message) {
@@ -280,14 +246,14 @@ impl Owner {
     }
 
     /// Answers all who wait for this; some may have hung up.
-    fn answer(&mut self, wanted: &Wanted, answer: Answer) {
+    pub(super) fn answer(&mut self, wanted: &Wanted, answer: Answer) {
         for (_, reply) in self.waiting.extract_if(.., |(w, _)| w == wanted) {
             let _ = reply.send(answer.clone());
         }
     }
 
     /// News are never refused.
-    fn feed(&mut self, input: Input) {
+    pub(super) fn feed(&mut self, input: Input) {
         if let Ok(effects) = self.life.step(input) {
             let _ = self.perform(effects);
         }
@@ -361,113 +327,6 @@ impl Owner {
         })
     }
 
-    fn start(&mut self, job: Job) {
-        match job {
-            Job::Start => self.on_container("start", Container::start, Message::Started),
-            Job::StartExec(id) => self.start_exec(id),
-            Job::Pause => self.on_container("pause", |c| c.cgroup().freeze(), Message::Paused),
-            Job::Resume => self.on_container("resume", |c| c.cgroup().thaw(), Message::Resumed),
-            Job::Thaw => self.on_container("thaw", |c| c.cgroup().thaw(), Message::Thawed),
-            Job::KillAll => self.on_container("kill", |c| c.cgroup().kill(9), Message::KilledAll),
-            Job::Update => {
-                if let Some((resources, reply)) = self.updates.pop_front() {
-                    let update = move |c: &Container| c.cgroup().update(&resources);
-                    self.on_container("update", update, |result| Message::Updated(result, reply));
-                }
-            }
-            Job::Delete => self.delete(),
-            Job::DeleteExec(id) => {
-                let process = self.processes.get_mut(&Some(id.clone()));
-                let streams = process.map(|p| mem::take(&mut p.streams)).unwrap_or_default();
-                let me = self.me.clone();
-                tokio::spawn(async move {
-                    streams.finish(DRAIN).await;
-                    let _ = me.send(Message::ExecDeleted(id));
-                });
-            }
-        }
-    }
-
-    fn start_exec(&mut self, id: String) {
-        let (shim, create) = (Arc::clone(&self.shim), Arc::clone(&self.create));
-        let process = self.processes.get(&Some(id.clone()));
-        let (Some(container), Some(process)) = (self.container.clone(), process) else { return };
-        let (Some(spec), paths) = (process.spec.clone(), Arc::clone(&process.paths)) else { return };
-        process.ended.send_replace(Ended::NotYet);
-        let name = id.clone();
-        let job = move || work::exec(&shim, &container, &create, &name, &spec, &paths).map(Box::new);
-        self.work("exec", job, move |result| Message::ExecStarted(id, result));
-    }
-
-    fn delete(&mut self) {
-        let Some(container) = self.container.clone() else { return };
-        let (me, create, undone) = (self.me.clone(), Arc::clone(&self.create), Arc::clone(&self.undone));
-        let streams: Vec<_> = self.processes.values_mut().map(|p| mem::take(&mut p.streams)).collect();
-        tokio::spawn(async move {
-            let ends: Vec<_> = streams.into_iter().map(|s| tokio::spawn(s.finish(DRAIN))).collect();
-            for end in ends {
-                let _ = end.await;
-            }
-            let work = worker::run("delete", move || work::delete(&container, &create, &undone));
-            let result = work.await.unwrap_or_else(|e| Err(format!("no thread to work on: {e}")));
-            let _ = me.send(Message::Deleted(result));
-        });
-    }
-
-    fn created(&mut self, made: Made) {
-        let Made { container, child, wiring, oom } = made;
-        let shares_pids = container.shares_pid_namespace();
-        let container = Arc::new(container);
-        let pid = child.pid;
-        if let Err(error) = self.adopt(None, child, wiring) {
-            // No descriptors to be had. The sweep takes the child; the rest goes as if it had not been made.
-            runtime::reap::forget(pid);
-            let (create, undone) = (Arc::clone(&self.create), Arc::clone(&self.undone));
-            let undo = move || {
-                work::delete(&container, &create, &undone)?;
-                Err(format!("OCI runtime create failed: {error}"))
-            };
-            return self.work("undo", undo, Message::Created);
-        }
-        self.container = Some(container);
-        let me = self.me.clone();
-        self.oom = oom.and_then(|oom| Watch::new(oom, move || me.send(Message::Oom).is_ok()));
-        self.feed(Input::CreateDone { shares_pids });
-        self.answer(&Wanted::Create, Ok(Reply::Pid(pid)));
-    }
-
-    fn exec_started(&mut self, id: String, (child, wiring): (Child, Wiring)) {
-        let who = Some(id.clone());
-        let pid = child.pid;
-        if let Err(error) = self.adopt(who.clone(), child, wiring) {
-            runtime::reap::forget(pid);
-            self.feed(Input::ExecFailed(id));
-            let text = format!("OCI runtime exec failed: exec failed: {error}");
-            return self.answer(&Wanted::Start(who), Err(Refusal::unknown(text)));
-        }
-        self.feed(Input::ExecStarted(id));
-        self.answer(&Wanted::Start(who), Ok(Reply::Pid(pid)));
-    }
-
-    /// Begins to copy a new process's streams and to wait for its exit. On an error it is killed.
-    fn adopt(&mut self, who: Who, child: Child, wiring: Wiring) -> io::Result<()> {
-        let Child { pid, pidfd, console } = child;
-        let pidfd = Arc::new(ready::for_reading(pidfd)?);
-        let streams = wiring.run(console).inspect_err(|_| {
-            let _ = runtime::reap::signal(pidfd.get_ref(), 9);
-        })?;
-        let Some(process) = self.processes.get_mut(&who) else { return Ok(()) };
-        process.pid = pid;
-        process.streams = streams;
-        process.pidfd = Some(Arc::clone(&pidfd));
-        let me = self.me.clone();
-        tokio::spawn(async move {
-            let status = reap::exit(pidfd).await;
-            let _ = me.send(Message::Exited(who, Exit { status, at: SystemTime::now() }));
-        });
-        Ok(())
-    }
-
     /// Looks for OOM kills; before an exit is announced this is the last chance to say why.
     fn look_for_oom(&mut self) {
         match self.oom.as_mut().map(Watch::grew) {
@@ -487,7 +346,7 @@ impl Owner {
 
     fn complain(&self, what: &str, result: &Result<(), String>) {
         if let Err(error) = result {
-            crate::service::log(format_args!("{}: {what}: {error}", self.create.id));
+            log::warn!("{}: {what}: {error}", self.create.id);
         }
     }
 }
