@@ -90,7 +90,6 @@ pub fn settle(flags: &Flags) -> Result<Args> {
         id: flags.id.clone(),
         listener,
         ttrpc_address: std::env::var("TTRPC_ADDRESS").unwrap_or_default(),
-        debug: flags.debug,
     })
 }
 
