@@ -1,6 +1,7 @@
 //! What one test holds: a containerd, and the containers it made there.
 
 use crate::containerd::{IMAGE, LIMIT};
+use crate::events::Event;
 use crate::pty::Pty;
 use crate::{Containerd, Outcome, Output, Runtime, Version, client, ensure, residue};
 use std::path::PathBuf;
@@ -136,6 +137,25 @@ impl Bed {
         let line = tasks.lines().find(|line| line.split_whitespace().next() == Some(id));
         let pid = line.and_then(|line| line.split_whitespace().nth(1)).ok_or("no such task")?;
         Ok(pid.parse()?)
+    }
+
+    /// The pid of the shim that holds the task, on containerd's host.
+    pub fn shim(&self, id: &str) -> Outcome<u32> {
+        self.containerd.host.parent(self.pid(id)?)
+    }
+
+    /// `ctr task rm` with more flags; checks the exit code that the exit and, on mini, the delete event report.
+    /// (ctr itself says nothing of it, and the Go shim of 2.x can lose its delete event when it shuts down.)
+    pub fn delete(&self, id: &str, flags: &[&str], code: u64) -> Outcome {
+        self.ctr(&[&["task", "rm"], flags, &[id]].concat())?.ok()?;
+        let last = if self.runtime() == Runtime::Mini { "/tasks/delete" } else { "/tasks/exit" };
+        let is_last = |event: &Event| event.topic == last && (event.text("id").is_empty() || event.text("id") == id);
+        let seen = self.containerd.events(|events| events.wait(id, LIMIT, |seen| seen.iter().any(is_last)))?;
+        for event in seen.iter().filter(|event| event.topic == "/tasks/delete" || event.text("id") == id) {
+            let reported = event.number("exit_status");
+            ensure!(reported == code, "{} says {reported} instead of {code}", event.topic);
+        }
+        Ok(())
     }
 
     /// Removes a task and its container, whatever state it is in.

@@ -95,13 +95,16 @@ impl Host {
         Ok(found)
     }
 
-    /// The shim processes that serve (not the short-lived `start` and `delete` calls), with their command lines.
-    pub fn shims(&self) -> Outcome<Vec<(u32, Vec<String>)>> {
-        let mut shims = self.processes()?;
-        shims.retain(|(_, argv)| {
-            argv[0].contains("containerd-shim") && !argv.iter().any(|word| word == "start" || word == "delete")
-        });
-        Ok(shims)
+    /// The parent of a process; of a container's init it is the shim, whatever the shim's command line says.
+    pub fn parent(&self, pid: u32) -> Outcome<u32> {
+        let status = std::fs::read_to_string(self.path(format!("/proc/{pid}/status")))?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).ok_or("no parent")?;
+        Ok(parent.trim().parse()?)
+    }
+
+    /// Whether a process is there.
+    pub fn lives(&self, pid: u32) -> bool {
+        self.path(format!("/proc/{pid}")).exists()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a container can leave behind: mounts, control groups, sockets, directories, processes, descriptors.
 
-use crate::{Containerd, Outcome, ensure, eventually};
+use crate::{Containerd, Outcome, Runtime, ensure, eventually};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +24,10 @@ impl Residue {
         }
         let run = host.path("/run");
         walk(&run, &run, &mut lines);
+        if containerd.runtime == Runtime::Runc {
+            // The Go shim of 2.x leaves the sockets of groups and of killed shims; mini may not.
+            lines.retain(|line| !line.starts_with("file /run/containerd/s/"));
+        }
         for (_, argv) in host.processes()? {
             // Clients come and go with the tests; shims and containers' processes are what counts.
             if !matches!(argv[0].as_str(), "nsenter" | "timeout" | "env") && !argv[0].ends_with("/ctr") {

@@ -174,6 +174,7 @@ impl Container {
     ///
     /// On an error init is dead or dying, and not reaped: its pidfd tells the exit.
     pub fn start(&self) -> Result<()> {
+        start::executes(&self.spec)?;
         let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(parked) = parked else {
             return Err(Error::new(Kind::State, "start", &self.id, "cannot start an already running container"));
@@ -188,6 +189,7 @@ impl Container {
             child: &mut init,
             cgroup: &self.cgroup,
             subject: self.subject("created"),
+            restricted: true,
         };
         dialogue.to_the_end(None)?;
         hooks::run("poststart", &self.spec.hooks.poststart, self.subject("running")).inspect_err(|_| {
@@ -224,7 +226,13 @@ impl Container {
         }
         let into = fill(&mut image, attach, request.stdio, theirs, None);
         let report = Report::new(None)?;
-        let mut child = Unborn::spawn(&mut image, &report, into)?;
+        let mut child = match Unborn::spawn(&mut image, &report, into) {
+            // Init has moved into a group below and hands controllers down: ours takes no processes in any more.
+            Err(e) if e.errno == Some(rustix::io::Errno::BUSY) => {
+                Unborn::spawn(&mut image, &report, self.cgroup.attach_beside(self.pid)?.into)?
+            }
+            spawned => spawned?,
+        };
         let mut dialogue = Dialogue {
             plan: &plan,
             report: &report,
@@ -232,6 +240,7 @@ impl Container {
             child: &mut child,
             cgroup: &self.cgroup,
             subject: self.subject("running"),
+            restricted: true,
         };
         drop_shared(&mut image);
         let console = dialogue.to_the_end(Some(&mut image))?;
@@ -343,7 +352,10 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let into = fill(&mut image, attach, request.stdio, theirs, gate);
     let mut child = Unborn::spawn(&mut image, &report, into)?;
     drop_shared(&mut image);
-    cgroup.apply(&spec.linux.resources)?;
+    cgroup.limit(&spec.linux.resources)?;
+    if let Some(uid) = delegate_to(spec) {
+        cgroup.delegate(uid)?;
+    }
     let pid = child.pid;
     let mut dialogue = Dialogue {
         plan: &plan,
@@ -358,6 +370,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
             bundle: request.bundle.to_str().unwrap_or_default(),
             spec,
         },
+        restricted: false,
     };
     let console = dialogue.to_the_gate(&mut image)?;
     drop(image);
@@ -374,6 +387,24 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
         parked: Parked { plan, report, wire },
         child,
     })
+}
+
+/// The host's uid that owns the group: a container that has a cgroup namespace of its own and may write to its mount is to
+/// manage groups below (runc's chown of the delegated files).
+fn delegate_to(spec: &Spec) -> Option<u32> {
+    use crate::spec::NamespaceKind;
+    let own = spec.linux.namespaces.iter().any(|n| n.kind == NamespaceKind::Cgroup && n.path.is_empty());
+    let writable = spec.mounts.iter().any(|m| {
+        m.destination == "/sys/fs/cgroup" && m.kind.starts_with("cgroup") && !m.options.iter().any(|o| o == "ro")
+    });
+    let uid = spec.process.as_ref().map_or(0, |p| p.user.uid);
+    let map = &spec.linux.uid_mappings;
+    let host =
+        |m: &crate::spec::IdMapping| uid.checked_sub(m.container_id).filter(|i| *i < m.size).map(|i| m.host_id + i);
+    if !own || !writable {
+        return None;
+    }
+    if map.is_empty() { Some(uid) } else { map.iter().find_map(host) }
 }
 
 /// The groups of a record, as a plan names them.
@@ -534,6 +565,8 @@ struct Dialogue<'a> {
     child: &'a mut Unborn,
     cgroup: &'a Cgroup,
     subject: hooks::Subject<'a>,
+    /// The device rules are in force.
+    restricted: bool,
 }
 
 impl Dialogue<'_> {
@@ -544,13 +577,28 @@ impl Dialogue<'_> {
             match self.wire.hear()? {
                 Heard::Fd(fd) => console = Some(fd),
                 Heard::At(Gate::Start) => {
+                    self.restrict()?;
                     self.section(image, Section::Limits)?;
                     return Ok(console);
                 }
-                Heard::At(gate) => self.serve(gate, Some(&mut *image))?,
+                Heard::At(gate) => {
+                    if gate == Gate::Hooks {
+                        self.restrict()?;
+                    }
+                    self.serve(gate, Some(&mut *image))?;
+                }
                 Heard::Closed => return Err(self.cause()),
             }
         }
+    }
+
+    /// Device rules, once. Only while the child waits: on version 1 a list of rules begins with "nothing", and a child that
+    /// opens its terminal at that moment gets EPERM. Before any hook, which may rely on them.
+    fn restrict(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.restricted, true) {
+            return Ok(());
+        }
+        self.cgroup.devices(&self.subject.spec.linux.resources.devices)
     }
 
     /// Serves the child until it has executed its payload.

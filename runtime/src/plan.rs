@@ -22,6 +22,8 @@ use std::collections::HashMap;
 
 pub use op::{Dir, Gate, Op};
 
+use crate::error::{Error, Kind, Result};
+
 /// Index into the table of descriptors of a run. What it holds is named in [`Plan::slots`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u16);
@@ -173,6 +175,9 @@ pub struct Label(u16);
 /// descriptors, far above what a usual container needs, so that the usual container closes nothing twice.
 const FRESH_SLOTS: usize = 320;
 
+/// How many of them there are then: more than any sequence of steps needs at once.
+const RING: usize = 32;
+
 /// Collects steps, strings and slots.
 pub struct Builder {
     sections: [Vec<Step>; 4],
@@ -183,7 +188,7 @@ pub struct Builder {
     lists: Vec<Str>,
     slots: Vec<Str>,
     labels: Vec<Option<u16>>,
-    recycled: [Option<Slot>; 2],
+    recycled: [Option<Slot>; RING],
     turn: usize,
 }
 
@@ -205,7 +210,7 @@ impl Builder {
             lists: Vec::new(),
             slots: Vec::new(),
             labels: Vec::new(),
-            recycled: [None; 2],
+            recycled: [None; RING],
             turn: 0,
         };
         b.from = b.str("");
@@ -271,10 +276,12 @@ impl Builder {
     pub fn slot(&mut self, name: impl AsRef<str>) -> Slot {
         let name = self.str(name.as_ref());
         self.slots.push(name);
-        Slot(self.slots.len() as u16 - 1)
+        // Cut numbers never leave here: `finish` refuses a plan with more of anything than fits.
+        Slot((self.slots.len() - 1) as u16)
     }
 
-    /// A slot for the next few steps only; after very many of them two are used in turn.
+    /// A slot for the next few steps only; after very many of them a ring of them is used. What is needed across calls that
+    /// take scratch slots themselves is a [`Builder::slot`].
     pub fn scratch(&mut self, name: impl AsRef<str>) -> Slot {
         if self.slots.len() < FRESH_SLOTS {
             return self.slot(name);
@@ -291,7 +298,7 @@ impl Builder {
     /// A label to be bound later.
     pub fn label(&mut self) -> Label {
         self.labels.push(None);
-        Label(self.labels.len() as u16 - 1)
+        Label((self.labels.len() - 1) as u16)
     }
 
     /// The label now means the next step of the current section.
@@ -324,14 +331,21 @@ impl Builder {
     }
 
     /// Resolves the labels and freezes the plan.
-    pub fn finish(mut self, clone_flags: u64, given: Given, filter: Box<[crate::seccomp::Insn]>) -> Plan {
+    ///
+    /// Steps, slots and edges are numbered with 16 bits: a spec that needs more is refused.
+    pub fn finish(mut self, clone_flags: u64, given: Given, filter: Box<[crate::seccomp::Insn]>) -> Result<Plan> {
+        let most = self.sections.iter().map(Vec::len).chain([self.slots.len(), self.labels.len()]).max();
+        if most.is_some_and(|n| n > u16::MAX.into()) || self.arena.len() >= u32::MAX as usize {
+            let reason = format!("asks for more than the {} steps that a plan may have", u16::MAX);
+            return Err(Error::new(Kind::Unsupported, "compile", "config.json", reason));
+        }
         for section in &mut self.sections {
             for edge in section.iter_mut().flat_map(|s| s.on.0.iter_mut()).flatten() {
                 edge.to = self.labels[edge.to as usize].expect("every label is bound");
             }
         }
         let [prepare, child, maps, limits] = self.sections.map(Vec::into_boxed_slice);
-        Plan {
+        Ok(Plan {
             prepare,
             child,
             maps,
@@ -342,6 +356,6 @@ impl Builder {
             slots: self.slots.into(),
             given,
             filter,
-        }
+        })
     }
 }

@@ -5,5 +5,8 @@
 mod cli;
 
 fn main() -> std::process::ExitCode {
+    // Inherited by every child until its execve: a process of the container may not trace it or look into its descriptors
+    // (CVE-2016-9962). Refusal is not known to happen, and would leave us as we were.
+    let _kept = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     cli::main()
 }

@@ -381,7 +381,9 @@ fn home(image: &mut Image<'_>, dir: Dir, uid: u32, env: List, room: Bytes) -> Ou
         let fd = fd as RawFd;
         let is_file = call::fstat(fd).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFREG);
         if is_file {
-            end = home_in(fd, uid, image.bytes_mut(room), start).unwrap_or(end);
+            let found = home_in(fd, uid, image.bytes_mut(room), start);
+            // Other entries have been in that place meanwhile.
+            end = found.unwrap_or_else(|| append(image.bytes_mut(room), start, b"/"));
         }
         let _closed = call::close(fd);
     }
@@ -399,7 +401,8 @@ fn home_in(fd: RawFd, uid: u32, out: &mut [u8], start: usize) -> Option<usize> {
         total += got;
         let last = got == 0 || total > PASSWD_LIMIT;
         let part = chunk.get(..got).unwrap_or(&[]);
-        for byte in part.iter().chain(last.then_some(&b'\n')) {
+        // The last line may lack its end; one that is cut by the limit is no line.
+        for byte in part.iter().chain((got == 0).then_some(&b'\n')) {
             match byte {
                 b'\n' => {
                     if valid && digits > 0 && id == u64::from(uid) && field >= 5 && end > start {

@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use runtime::spec::ConsoleSize;
 use runtime::{Error, Kind, Result, reap, sys};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -30,6 +31,12 @@ fn passed_on() -> Vec<i32> {
         WINCH,
     ];
     named.into_iter().chain(34..=64).collect()
+}
+
+/// The size of our own terminal, for a process that is to have it from its first moment; `None` if there is no terminal.
+pub fn size() -> Option<ConsoleSize> {
+    let size = tcgetwinsize(std::io::stdin()).ok()?;
+    Some(ConsoleSize { height: size.ws_row, width: size.ws_col })
 }
 
 /// Made before the process, so that no signal is lost between its start and our waiting.

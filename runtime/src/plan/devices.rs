@@ -26,11 +26,13 @@ const LINKS: &[(&str, &str)] = &[
 ];
 
 impl Compiler<'_> {
-    /// Default devices, those of the spec, links and ptmx; nothing if the caller has bound a /dev of its own.
+    /// Default devices, those of the spec, links and ptmx; nothing if the caller has bound a /dev of its own or
+    /// shows the host's.
     pub(super) fn devices(&mut self) {
         let spec = self.spec;
         let bound = |m: &crate::spec::Mount| {
-            super::mounts::clean(&m.destination) == "/dev" && super::options::Options::of(m).bind.is_some()
+            super::mounts::clean(&m.destination) == "/dev"
+                && (super::options::Options::of(m).bind.is_some() || m.kind == "devtmpfs")
         };
         if !self.wanted.has(crate::spec::NamespaceKind::Mount) || spec.mounts.iter().any(bound) {
             return;
@@ -89,15 +91,18 @@ impl Compiler<'_> {
             }
         };
         let name = self.b.str(name);
-        if self.wanted.user() {
-            return self.borrowed_device(dir, name, &path);
-        }
+        let end = self.b.label();
         let kind = match device.kind.as_str() {
             "b" => libc::S_IFBLK,
             "p" => libc::S_IFIFO,
             _ => libc::S_IFCHR,
         };
         let dev = if kind == libc::S_IFIFO { 0 } else { libc::makedev(device.major as u32, device.minor as u32) };
+        let node = (kind, dev);
+        if self.wanted.user() {
+            self.borrowed_device(dir, name, &path, node, end);
+            return self.b.bind(end);
+        }
         let mode = device.file_mode.unwrap_or(0o666) & 0o7777;
         let (exists, refused, made) = (self.b.label(), self.b.label(), self.b.label());
         let op = Op::Mknod { dir, name, mode: kind | mode, dev };
@@ -111,24 +116,35 @@ impl Compiler<'_> {
         self.b.op_on(Op::CheckNode { slot: there, mode: kind, dev }, &[(0, made)]);
         // Without CAP_MKNOD the host's own node has to do.
         self.b.bind(refused);
-        self.borrowed_device(dir, name, &path);
+        self.borrowed_device(dir, name, &path, node, end);
         self.b.bind(made);
         let (uid, gid) = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
         if uid != 0 || gid != 0 {
             self.b.op(Op::Chown { dir, name, uid, gid });
         }
+        self.b.bind(end);
     }
 
-    /// Where nodes cannot be made, in a user namespace above all, the host's node is bound.
-    fn borrowed_device(&mut self, dir: Slot, name: super::Str, path: &str) {
+    /// Where nodes cannot be made, in a user namespace above all, the host's node is bound, if it is the one that was asked
+    /// for: the path alone could name any file of the host. It stays the host's: goes to `end`, where nobody changes its
+    /// owner any more.
+    fn borrowed_device(
+        &mut self,
+        dir: Slot,
+        name: super::Str,
+        path: &str,
+        (mode, dev): (u32, u64),
+        end: super::Label,
+    ) {
         let (tree, place) = (self.b.scratch(format!("{path} of the host")), self.b.scratch(path));
         let source = self.b.str(path);
         self.b.op(Op::OpenTree { dir: Dir::Cwd, path: source, flags: CLONE, into: tree });
+        self.b.op(Op::CheckNode { slot: tree, mode, dev });
         let create = (libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC) as u32;
         let resolve = resolve::BENEATH | resolve::NO_SYMLINKS;
         let op = Op::Open { dir: Dir::At(dir), path: name, flags: create, mode: 0o666, resolve, into: place };
         self.b.op_skip(op, &[Errno::EXIST]);
         self.b.op(Op::Open { dir: Dir::At(dir), path: name, flags: PLACE | NOFOLLOW, mode: 0, resolve, into: place });
-        self.b.op(Op::MoveMount { from: tree, to: place });
+        self.b.op_on(Op::MoveMount { from: tree, to: place }, &[(0, end)]);
     }
 }

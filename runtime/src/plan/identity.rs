@@ -1,5 +1,7 @@
 //! The one tail of init and exec: names, limits, identity, capabilities, seccomp, execve.
 
+use std::collections::HashSet;
+
 use rustix::io::Errno;
 
 use super::compile::Compiler;
@@ -204,13 +206,14 @@ impl Compiler<'_> {
     /// Who the payload is and what it may do. The order is that of docs/order.md.
     pub(super) fn identity(&mut self, filter: Option<&Program>) -> Result<()> {
         let Some(process) = self.process else { return Ok(()) };
-        self.lsm(process);
+        if !self.exec {
+            self.lsm()?;
+        }
         if process.no_new_privileges {
             self.b.from(self.pointer("/noNewPrivileges"));
             self.b.op(Op::NoNewPrivs);
         }
         self.scheduling(process)?;
-        self.limits(process);
         self.b.from(self.pointer("/user"));
         let sets = Sets::after(process, self.host.last_cap);
         if let Some(sets) = sets.filter(|_| process.capabilities.is_some()) {
@@ -219,6 +222,8 @@ impl Compiler<'_> {
         }
         self.streams(process);
         let env = self.environment(process);
+        // Nothing is opened from here on: what is still open of ours may be more than RLIMIT_NOFILE allows.
+        self.limits(process);
         self.b.from(self.pointer("/cwd"));
         let cwd = self.b.str(&process.cwd);
         // The container's root may enter where its user may not, and the other way round (root squash).
@@ -226,6 +231,7 @@ impl Compiler<'_> {
         self.b.from(self.pointer("/user"));
         self.b.op(Op::KeepCaps { on: true });
         self.user(process);
+        self.b.from(self.pointer("/user"));
         self.b.op(Op::KeepCaps { on: false });
         if let Some(sets) = sets {
             self.capabilities(sets, filter.is_some() && needs_admin(process, Some(sets)));
@@ -238,14 +244,21 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    fn lsm(&mut self, process: &Process) {
-        if process.apparmor_profile.is_empty() || !self.host.apparmor {
-            return;
+    /// What execve changes to. An exec says it before it is in the container, because /proc of the host is needed for it.
+    pub(super) fn lsm(&mut self) -> Result<()> {
+        let Some(process) = self.process else { return Ok(()) };
+        if process.apparmor_profile.is_empty() {
+            return Ok(());
+        }
+        if !self.host.apparmor {
+            let why = "apparmor profile is specified in config, but apparmor is disabled or not supported";
+            return Err(self.refuse(self.pointer("/apparmorProfile"), why));
         }
         self.b.from(self.pointer("/apparmorProfile"));
         let proc = self.proc_dir();
         let text = format!("exec {}", process.apparmor_profile);
         self.write_file(Dir::At(proc), self.host.apparmor_attr, text.as_bytes());
+        Ok(())
     }
 
     fn scheduling(&mut self, process: &Process) -> Result<()> {
@@ -344,10 +357,10 @@ impl Compiler<'_> {
 
     /// The environment, the last of equal names winning, with room for HOME when it has none.
     fn environment(&mut self, process: &Process) -> super::List {
-        let name = |e: &str| e.split_once('=').map_or(e, |(n, _)| n).to_owned();
-        let last = |i: usize, e: &str| !process.env[i + 1..].iter().any(|later| name(later) == name(e));
-        let env: Vec<&String> =
-            process.env.iter().enumerate().filter(|(i, e)| last(*i, e) && *e != "HOME=").map(|(_, e)| e).collect();
+        let mut seen = HashSet::new();
+        let mut env: Vec<&String> = process.env.iter().rev().collect();
+        env.retain(|e| seen.insert(e.split_once('=').map_or(e.as_str(), |(name, _)| name)) && *e != "HOME=");
+        env.reverse();
         if env.iter().any(|e| e.starts_with("HOME=")) {
             return self.b.list(&env, 0);
         }

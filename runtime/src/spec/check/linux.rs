@@ -82,6 +82,9 @@ fn device(d: &Device) -> Result<()> {
         return Err(Error::invalid("/type", format!("invalid device type {:?}", d.kind)));
     }
     absolute("/path", &d.path)?;
+    if super::mounts::is_root(&d.path) {
+        return Err(Error::invalid("/path", "names no file"));
+    }
     // mknod(2) takes 12 bits of major and 20 of minor and drops the others in silence. A fifo has no number.
     if d.kind != "p" {
         for (field, value, bits) in [("major", d.major, 12), ("minor", d.minor, 20)] {

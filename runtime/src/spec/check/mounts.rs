@@ -61,7 +61,7 @@ fn idmap(m: &Mount, bind: bool, user_namespace: bool) -> Result<()> {
 }
 
 /// True when the path is the root itself however it is written. `..` cannot lead out of a root.
-fn is_root(path: &str) -> bool {
+pub(super) fn is_root(path: &str) -> bool {
     let mut depth = 0_usize;
     for part in path.split('/') {
         match part {

@@ -1,0 +1,135 @@
+//! containerd and the shim are killed; containers and their ends are not lost.
+
+use integration::containerd::LIMIT;
+use integration::events::topics;
+use integration::{Bed, Outcome, cases, ensure, eventually, suite};
+use std::time::Duration;
+
+fn container_runs_on_and_its_output_arrives(bed: &Bed) -> Outcome {
+    let file = bed.directory("log")?.join("log");
+    let uri = format!("file://{}", file.display());
+    let script = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done";
+    let id = bed.detached(&["--log-uri", &uri], &["sh", "-c", script])?;
+    let pid = bed.pid(&id)?;
+    let lines = || std::fs::read_to_string(&file).map_or(0, |text| text.lines().count());
+    eventually(LIMIT, || {
+        ensure!(lines() > 0, "no output");
+        Ok(())
+    })?;
+    bed.containerd.kill()?;
+    let at_the_kill = lines();
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(lines() > at_the_kill + 5, "the output stopped with containerd: {at_the_kill} lines, then {}", lines());
+    bed.containerd.restart()?;
+    let (now, status) = (bed.pid(&id)?, bed.status(&id)?);
+    ensure!(now == pid && status.as_deref() == Some("RUNNING"), "after the restart: pid {now} for {pid}, {status:?}");
+    let text = std::fs::read_to_string(&file)?;
+    let gap = text.lines().enumerate().find(|(number, line)| *line != format!("line {}", number + 1));
+    ensure!(gap.is_none(), "lines are missing: {gap:?}");
+    bed.exec_sh(&id, &[], "echo after")?.ok()?.says("after\n")?;
+    bed.ctr(&["task", "kill", "--signal", "KILL", &id])?.ok()?;
+    bed.wait_status(&id, "STOPPED")?;
+    bed.delete(&id, &[], 137)
+}
+
+fn fifo_output_written_meanwhile_arrives(bed: &Bed) -> Outcome {
+    let id = bed.id();
+    let script = "echo before; sleep 3; echo meanwhile; sleep 4; echo after";
+    let client = bed.containerd.ctr_start(LIMIT, &bed.run_words(&id, &[], &["sh", "-c", script]))?;
+    bed.wait_status(&id, "RUNNING")?;
+    bed.containerd.kill()?;
+    std::thread::sleep(Duration::from_secs(4));
+    bed.containerd.restart()?;
+    // The client has lost its connection and may end with an error; it has read its fifo meanwhile, or nobody has and
+    // the words wait in the fifo for the next reader.
+    let read = client.wait()?.text();
+    ensure!(read.contains("before\n"), "the client read {read:?}");
+    bed.wait_status(&id, "STOPPED")?;
+    bed.containerd.events(|events| {
+        let seen = events.wait(&id, LIMIT, |seen| topics(seen).contains(&"exit"))?;
+        let exit = seen.iter().find(|event| event.topic == "/tasks/exit").ok_or("no exit")?;
+        ensure!(exit.number("exit_status") == 0, "a container whose client went away ended with {exit:?}");
+        Ok(())
+    })
+}
+
+fn exit_meanwhile_is_reported_with_its_code(bed: &Bed) -> Outcome {
+    let id = bed.detached(&["--null-io"], &["sh", "-c", "sleep 2; exit 23"])?;
+    let other = bed.sleeper()?;
+    bed.containerd.kill()?;
+    std::thread::sleep(Duration::from_secs(4));
+    bed.containerd.restart()?;
+    bed.containerd.events(|events| {
+        let seen = events.wait(&id, LIMIT, |seen| topics(seen).contains(&"exit"))?;
+        let exits: Vec<_> = seen.iter().filter(|event| event.topic == "/tasks/exit").collect();
+        ensure!(exits.len() == 1 && exits[0].number("exit_status") == 23, "the exits are {exits:?}");
+        Ok(())
+    })?;
+    let status = bed.status(&id)?;
+    ensure!(status.as_deref() == Some("STOPPED"), "the task is {status:?}");
+    bed.delete(&id, &[], 23)?;
+    bed.exec_sh(&other, &[], "echo alive")?.ok()?.says("alive\n")?;
+    Ok(())
+}
+
+fn killed_shim_is_cleaned_up(bed: &Bed) -> Outcome {
+    let id = bed.detached(&["--null-io"], &["sh", "-c", "sleep 98765 & sleep 98765"])?;
+    bed.ctr(&["task", "exec", "--detach", "--exec-id", "inside", &id, "sleep", "98765"])?.ok()?;
+    bed.containerd.host.kill(bed.shim(&id)?, "KILL")?;
+    eventually(LIMIT, || {
+        let left =
+            bed.containerd.host.processes()?.into_iter().any(|(_, argv)| argv.iter().any(|word| word == "98765"));
+        ensure!(!left, "processes of the container are still there");
+        Ok(())
+    })?;
+    bed.containerd.events(|events| {
+        let seen = events.wait(&id, LIMIT, |seen| topics(seen).contains(&"exit"))?;
+        let exit = seen.iter().find(|event| event.topic == "/tasks/exit").ok_or("no exit")?;
+        ensure!(exit.number("exit_status") == 137 && exit.number("pid") > 0, "the exit is {exit:?}");
+        Ok(())
+    })?;
+    integration::residue::assert_none_of(&bed.containerd, &id, Duration::from_secs(15))?;
+    bed.ctr(&["container", "rm", &id])?.ok()?;
+    Ok(())
+}
+
+fn shim_killed_while_containerd_is_down(bed: &Bed) -> Outcome {
+    let id = bed.detached(&["--null-io"], &["sleep", "87654"])?;
+    let shim = bed.shim(&id)?;
+    bed.containerd.kill()?;
+    bed.containerd.host.kill(shim, "KILL")?;
+    bed.containerd.restart()?;
+    integration::residue::assert_none_of(&bed.containerd, &id, Duration::from_secs(15))?;
+    let left = bed.containerd.host.processes()?.into_iter().any(|(_, argv)| argv.iter().any(|word| word == "87654"));
+    ensure!(!left, "the container's process is still there");
+    bed.ctr(&["container", "rm", &id])?.ok()?;
+    Ok(())
+}
+
+fn ten_restarts(bed: &Bed) -> Outcome {
+    let id = bed.sleeper()?;
+    let pid = bed.pid(&id)?;
+    for _ in 0..10 {
+        bed.containerd.kill()?;
+        bed.containerd.restart()?;
+        let now = bed.pid(&id)?;
+        ensure!(now == pid, "the pid was {pid} and is {now}");
+    }
+    bed.exec_sh(&id, &[], "echo alive")?.ok()?.says("alive\n")?;
+    bed.delete(&id, &["--force"], 137)
+}
+
+fn main() {
+    suite::run_with(
+        "restart",
+        &[],
+        cases![
+            container_runs_on_and_its_output_arrives,
+            fifo_output_written_meanwhile_arrives,
+            exit_meanwhile_is_reported_with_its_code,
+            killed_shim_is_cleaned_up,
+            shim_killed_while_containerd_is_down,
+            ten_restarts,
+        ],
+    );
+}
