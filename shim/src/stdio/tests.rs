@@ -155,6 +155,21 @@ fn output_that_ended_before_its_reader_came_is_kept() {
 }
 
 #[test]
+fn a_reader_that_comes_after_silence_has_ended_sees_the_end() {
+    let dir = Dir::new();
+    let out = dir.fifo("out");
+    on_loop(async {
+        let opened = open_all("", &out, "", false);
+        let streams = opened.wiring.run(None).unwrap();
+        drop(opened.child.stdout);
+        tokio::time::timeout(Duration::from_secs(1), streams.finish(Duration::from_secs(10))).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let read = tokio::time::timeout(Duration::from_secs(3), join(move || read_all(&out))).await;
+        assert_eq!(read.expect("it hangs in open(2): nobody has the other end"), b"");
+    });
+}
+
+#[test]
 fn without_a_reader_the_process_waits_and_the_loop_sleeps() {
     let dir = Dir::new();
     let out = dir.fifo("out");
