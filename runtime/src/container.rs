@@ -350,7 +350,6 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let into = fill(&mut image, attach, request.stdio, theirs, gate);
     let mut child = Unborn::spawn(&mut image, &report, into)?;
     drop_shared(&mut image);
-    cgroup.apply(&spec.linux.resources)?;
     if let Some(uid) = delegate_to(spec) {
         cgroup.delegate(uid)?;
     }
@@ -568,17 +567,33 @@ impl Dialogue<'_> {
     /// Serves the child until it waits at the start gate; gives the master of its terminal.
     fn to_the_gate(&mut self, image: &mut Image<'_>) -> Result<Option<OwnedFd>> {
         let mut console = None;
+        let mut limited = false;
         loop {
             match self.wire.hear()? {
                 Heard::Fd(fd) => console = Some(fd),
                 Heard::At(Gate::Start) => {
+                    if !limited {
+                        self.limit()?;
+                    }
                     self.section(image, Section::Limits)?;
                     return Ok(console);
                 }
-                Heard::At(gate) => self.serve(gate, Some(&mut *image))?,
+                Heard::At(gate) => {
+                    if gate == Gate::Hooks {
+                        self.limit()?;
+                        limited = true;
+                    }
+                    self.serve(gate, Some(&mut *image))?;
+                }
                 Heard::Closed => return Err(self.cause()),
             }
         }
+    }
+
+    /// The limits, while the child waits: it makes device nodes that its payload may not make, and on version 1 the rules
+    /// pass through a moment that allows no device at all. Hooks find them set.
+    fn limit(&self) -> Result<()> {
+        self.cgroup.apply(&self.subject.spec.linux.resources)
     }
 
     /// Serves the child until it has executed its payload.

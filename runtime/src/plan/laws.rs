@@ -162,7 +162,9 @@ fn gates(plan: &Plan) -> Option<String> {
         }
     }
     let init = plan.given.init.is_none();
-    let user = plan.clone_flags & libc::CLONE_NEWUSER as u64 != 0;
+    let new_user = libc::CLONE_NEWUSER as u64;
+    let unshared = !all(plan, |o| matches!(o, Op::Unshare { flags } if flags & new_user != 0)).is_empty();
+    let user = plan.clone_flags & new_user != 0 || unshared;
     if (gate(Gate::Start) == 1) != init {
         return Some("init waits for its start, nobody else does".into());
     }

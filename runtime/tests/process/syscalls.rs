@@ -43,6 +43,8 @@ fn table(calls: &[String]) -> String {
 fn budget() -> Result<(), Failed> {
     let bundle = Bundle::new("budget", 0);
     let log = bundle.dir.join("trace");
+    let there = std::process::Command::new("strace").arg("-V").output().is_ok();
+    assert!(there, "strace is not in PATH: the package of that name has it");
     let words = ["strace", "-f", "-qq", "-e", "signal=none", "-o", log.to_str().unwrap()];
     let mut traced = roles::start(&words, "counted", &bundle, &docker(&bundle));
     drop(traced.stdin.take());
