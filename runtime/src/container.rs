@@ -651,7 +651,12 @@ impl Dialogue<'_> {
     }
 
     /// Why the child is gone without having executed anything.
-    fn cause(&self) -> Error {
+    fn cause(&mut self) -> Error {
+        let last = self.report.pid();
+        if last != 0 && last != self.child.pid {
+            // It died between its birth and its gate. Whoever drops `child` has to reap it too.
+            let _adopted = self.child.succeed(self.report);
+        }
         let (step, errno) = (self.report.step(), self.report.errno());
         if errno != 0 {
             return fault::sentence(self.plan, Section::Child, step, errno, self.report.value());

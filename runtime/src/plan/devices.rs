@@ -128,14 +128,7 @@ impl Compiler<'_> {
     /// Where nodes cannot be made, in a user namespace above all, the host's node is bound, if it is the one that was asked
     /// for: the path alone could name any file of the host. It stays the host's: goes to `end`, where nobody changes its
     /// owner any more.
-    fn borrowed_device(
-        &mut self,
-        dir: Slot,
-        name: super::Str,
-        path: &str,
-        (mode, dev): (u32, u64),
-        end: super::Label,
-    ) {
+    fn borrowed_device(&mut self, dir: Slot, name: super::Str, path: &str, (mode, dev): (u32, u64), end: super::Label) {
         let (tree, place) = (self.b.scratch(format!("{path} of the host")), self.b.scratch(path));
         let source = self.b.str(path);
         self.b.op(Op::OpenTree { dir: Dir::Cwd, path: source, flags: CLONE, into: tree });

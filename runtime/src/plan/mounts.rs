@@ -69,7 +69,8 @@ impl Compiler<'_> {
             return self.remount(mount, &options, &dest);
         }
         // What this mount covers is no place for later ones any more.
-        let covers = |other: &str| other.strip_prefix(&dest).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let covers =
+            |other: &str| other.strip_prefix(&dest).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         self.mounted.retain(|other, _| !covers(other));
         self.kernel.retain(|other, _| !covers(other));
         if options.bind.is_some() {

@@ -31,7 +31,7 @@ fn children_of_many_threads() -> Result<(), Failed> {
                         drop(std::hint::black_box(vec![n as u8; size * 97]));
                     }
                     std::hint::black_box(std::env::var_os("PATH"));
-                    std::thread::sleep(std::time::Duration::from_micros(500));
+                    std::thread::sleep(std::time::Duration::from_millis(10));
                 }
             });
         }
