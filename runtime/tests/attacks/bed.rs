@@ -21,8 +21,10 @@ pub struct Runtime {
     pub name: &'static str,
     /// Its file; every bed uses a copy.
     pub program: PathBuf,
-    /// What it needs to work on this machine.
+    /// Options before the command.
     pub options: &'static [&'static str],
+    /// It refuses to work where it sees a cgroup2 tree beside version 1.
+    pub pure_v1: bool,
 }
 
 /// Where scripts/testbed has put the reference runtimes and busybox.
@@ -134,8 +136,15 @@ impl<'a> Bed<'a> {
 
     /// The runtime with its state below the bed.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.program());
+        self.command_of(&self.program(), args)
+    }
+
+    fn command_of(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(self.runtime.options).arg("--root").arg(self.path("state")).args(args).stdin(Stdio::null());
+        if self.runtime.pure_v1 {
+            without_unified(&mut command);
+        }
         command
     }
 
@@ -196,8 +205,7 @@ impl<'a> Bed<'a> {
 
     fn delete(&self, id: &str) {
         // Not with the copy, which may be damaged by now.
-        let mut command = Command::new(&self.runtime.program);
-        command.args(self.runtime.options).arg("--root").arg(self.path("state")).args(["delete", "--force", id]);
+        let command = self.command_of(&self.runtime.program, &["delete", "--force", id]);
         // Mostly there is nothing left, and that is an error for some.
         let _ = self.wait(command, Duration::from_secs(20));
     }
@@ -291,6 +299,25 @@ impl Drop for Racer {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
         let _ = self.1.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+/// Hides the cgroup2 tree of a hybrid host from a command, in a mount namespace of its own.
+fn without_unified(command: &mut Command) {
+    // SAFETY: three system calls on constants.
+    unsafe {
+        command.pre_exec(|| {
+            let none = std::ptr::null();
+            let flags = libc::MS_REC | libc::MS_SLAVE;
+            if libc::unshare(libc::CLONE_NEWNS) < 0
+                || libc::mount(c"none".as_ptr(), c"/".as_ptr(), none, flags, none.cast()) < 0
+            {
+                return Err(std::io::Error::last_os_error());
+            }
+            // Not there on a host that is not hybrid.
+            let _ = libc::umount2(c"/sys/fs/cgroup/unified".as_ptr(), libc::MNT_DETACH);
+            Ok(())
+        });
     }
 }
 

@@ -139,7 +139,7 @@ fn session_keyring(bed: &mut Bed<'_>) -> Verdict {
     bed.attacker(&["keyring"]);
     bed.spec["linux"]["seccomp"] = serde_json::Value::Null;
     let ended = bed.run();
-    Verdict::of(!ended.out.contains("_ses.attack-"), ended)
+    Verdict::of(!ended.out.contains("attack-"), ended)
 }
 
 /// The exec's standard input is a terminal of the caller's, who has it as controlling terminal.

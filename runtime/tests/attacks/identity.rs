@@ -9,7 +9,7 @@ pub fn lines() -> Vec<Line> {
     vec![
         Line("cve_2023_25173_groups_of_the_caller", groups_of_the_caller, &[], &[]),
         Line("cve_2022_29162_inheritable_capabilities", inheritable_capabilities, &[], &[]),
-        Line("cve_2024_40635_ids_that_wrap", ids_that_wrap, &[], &[]),
+        Line("cve_2024_40635_ids_that_wrap", ids_that_wrap, &[crate::CRUN_OLD], &[]),
         Line("cve_2016_3697_number_named_like_a_user", number_named_like_a_user, &[], &[]),
         Line("cve_2026_30892_user_words", user_words, &[], crate::OTHERS),
         Line("owner_of_the_hosts_null", owner_of_the_hosts_null, &[], &[]),

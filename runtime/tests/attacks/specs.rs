@@ -10,7 +10,7 @@ use crate::{Line, OTHERS, Safe, Verdict, Vulnerable};
 
 pub fn lines() -> Vec<Line> {
     vec![
-        Line("ids_that_are_paths", ids_that_are_paths, &[], &[]),
+        Line("ids_that_are_paths", ids_that_are_paths, &[crate::CRUN_OLD], &[]),
         Line("path_of_very_many_entries", path_of_very_many_entries, &[], OTHERS),
         Line("very_deep_directories", very_deep_directories, &[], OTHERS),
         Line("very_large_environment", very_large_environment, &[], OTHERS),

@@ -17,8 +17,8 @@ pub fn lines() -> Vec<Line> {
         Line("cve_2025_23266_hook_environment", hook_environment, &[RUNC_OLD], &[]),
         Line("cve_2023_25809_cgroup_writable", |b| cgroup_writable(b, false), &[], &[]),
         Line("cve_2023_25809_cgroup_writable_in_a_user_namespace", |b| cgroup_writable(b, true), &[], &[]),
-        Line("cve_2026_47262_passwd_is_a_fifo", passwd_is_a_fifo, &[RUNC_OLD, crate::RUNC_NEW], &[]),
-        Line("cve_2026_47262_passwd_is_huge", passwd_is_huge, &[], &[]),
+        Line("cve_2026_47262_passwd_is_a_fifo", passwd_is_a_fifo, &[RUNC_OLD, CRUN_OLD, crate::RUNC_NEW], &[]),
+        Line("cve_2026_47262_passwd_is_huge", passwd_is_huge, &[], &[CRUN_OLD]),
         Line("cve_2026_47262_passwd_is_a_device", passwd_is_a_device, &[], &[]),
         Line("cve_2024_25621_modes_of_state", modes_of_state, &[], crate::OTHERS),
     ]
@@ -120,7 +120,10 @@ fn passwd_is_a_fifo(bed: &mut Bed<'_>) -> Verdict {
     fs::remove_file(&passwd).unwrap();
     mknodat(CWD, &passwd, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
     assert!(fs::symlink_metadata(&passwd).unwrap().file_type().is_fifo());
-    without_home(bed)
+    let verdict = without_home(bed);
+    // Whoever still waits there shall go on and end; nobody waits where the attack has failed.
+    let _ = rustix::fs::open(&passwd, rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK, Mode::empty());
+    verdict
 }
 
 fn passwd_is_huge(bed: &mut Bed<'_>) -> Verdict {
