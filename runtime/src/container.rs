@@ -191,7 +191,7 @@ impl Container {
             subject: self.subject("created"),
             restricted: true,
         };
-        dialogue.to_the_end(None)?;
+        dialogue.serve_to_the_end(None)?;
         hooks::run("poststart", &self.spec.hooks.poststart, self.subject("running")).inspect_err(|_| {
             // The specification has the container end with its poststart hook; it may have ended by itself.
             let _killed = self.signal(libc::SIGKILL);
@@ -243,7 +243,7 @@ impl Container {
             restricted: true,
         };
         drop_shared(&mut image);
-        let console = dialogue.to_the_end(Some(&mut image))?;
+        let console = dialogue.serve_to_the_end(Some(&mut image))?;
         Ok(child.born(console))
     }
 
@@ -372,7 +372,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
         },
         restricted: false,
     };
-    let console = dialogue.to_the_gate(&mut image)?;
+    let console = dialogue.serve_to_the_gate(&mut image)?;
     drop(image);
     let child = child.born(console);
     let pidfd = child.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
@@ -571,7 +571,7 @@ struct Dialogue<'a> {
 
 impl Dialogue<'_> {
     /// Serves the child until it waits at the start gate; gives the master of its terminal.
-    fn to_the_gate(&mut self, image: &mut Image<'_>) -> Result<Option<OwnedFd>> {
+    fn serve_to_the_gate(&mut self, image: &mut Image<'_>) -> Result<Option<OwnedFd>> {
         let mut console = None;
         loop {
             match self.wire.hear()? {
@@ -602,7 +602,7 @@ impl Dialogue<'_> {
     }
 
     /// Serves the child until it has executed its payload.
-    fn to_the_end(&mut self, mut image: Option<&mut Image<'_>>) -> Result<Option<OwnedFd>> {
+    fn serve_to_the_end(&mut self, mut image: Option<&mut Image<'_>>) -> Result<Option<OwnedFd>> {
         let mut console = None;
         loop {
             match self.wire.hear()? {

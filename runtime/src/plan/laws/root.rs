@@ -126,10 +126,10 @@ pub(super) fn paths(plan: &Plan) -> Option<String> {
             Op::Open { dir: Dir::At(_), path, resolve, .. } if resolve & 0x18 != 0 && resolve & 0x06 == 0 => {
                 return Some(format!("child {i}: {:?} may lead through a magic link", plan.text(path)));
             }
-            Op::Open { dir: Dir::At(slot), path, resolve, .. } if resolve & 0x18 == 0 => {
-                if !trusted(plan, slot) && plan.text(path) != "." {
-                    return Some(format!("child {i}: {:?} may leave the root", plan.text(path)));
-                }
+            Op::Open { dir: Dir::At(slot), path, resolve, .. }
+                if resolve & 0x18 == 0 && !trusted(plan, slot) && plan.text(path) != "." =>
+            {
+                return Some(format!("child {i}: {:?} may leave the root", plan.text(path)));
             }
             _ => {}
         }
