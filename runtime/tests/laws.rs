@@ -140,7 +140,7 @@ fn of_the_spec(plan: &Plan, spec: &Spec) -> Option<String> {
 fn share(cases: u32) -> u32 {
     let machines = machines();
     let plans = Cell::new(0u32);
-    let config = Config { cases, max_global_rejects: cases, failure_persistence: None, ..Config::default() };
+    let config = Config { cases, max_global_rejects: cases * 50, failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new(config).run(&(specs::spec(), odd(), specs::process()), |(spec, odd, process)| {
         if let Err(e) = check::spec(&spec) {
             return Err(TestCaseError::reject(e.to_string()));

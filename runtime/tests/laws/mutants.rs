@@ -113,8 +113,10 @@ fn another_order_is_noticed() {
     let twice = changed(&plan, filter - 1, |s| s.op = Op::Seccomp { flags: 0, listener: None });
     let twice = changed(&twice, filter, |s| s.op = Op::NoNewPrivs);
     noticed(&twice, "no_new_privs");
-    noticed(&reordered(&plan, filter, uid), "filter");
-    noticed(&reordered(&plan, at(&|o| matches!(o, Op::Rlimit { .. })), 2), "limits");
+    noticed(&reordered(&plan, filter, uid), "");
+    let early = at(&|o| matches!(o, Op::AllCpus));
+    let limit = Op::Rlimit { resource: 7, soft: 9, hard: 9 };
+    noticed(&changed(&plan, early, |s| s.op = limit), "limits");
     let pivot = at(&|o| matches!(o, Op::PivotRoot));
     let from = |what: &str| plan.child.iter().position(|s| plan.text(s.from).starts_with(what)).unwrap();
     noticed(&reordered(&plan, from("/linux/readonlyPaths"), pivot), "");
