@@ -290,7 +290,7 @@ mod tests {
     fn refusals_name_what_they_refuse() {
         for (url, bytes, word) in [
             ("io.containerd.runsc.v1.options", vec![], "io.containerd.runsc.v1.options"),
-            ("containerd.linux.runc.CreateOptions", vec![], "containerd.linux.runc.CreateOptions"),
+            ("containerd.linux.runc.CreateOptions", field(14, "x"), "unknown field 14"),
             ("containerd.runc.v1.Options", field(6, "no-runc"), "no-runc"),
             ("containerd.runc.v1.Options", field(12, "ttrpc+unix:///x"), "ttrpc+unix:///x"),
             ("runtimeoptions.v1.Options", field(3, "BinaryName = 'crun'"), "crun"),

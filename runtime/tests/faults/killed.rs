@@ -164,10 +164,10 @@ fn parent_in_a_hook() -> Result<(), Failed> {
     while !pid.exists() && begin.elapsed() < Duration::from_secs(20) {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let child = std::fs::read_to_string(&pid)?.trim().parse()?;
-    std::fs::remove_file(&pid)?;
     parent.kill().unwrap();
     parent.wait().unwrap();
+    let child = std::fs::read_to_string(&pid)?.trim().parse()?;
+    std::fs::remove_file(&pid)?;
     orphan_ends(child)?;
     // The hook is an orphan too; nobody ends it but itself.
     while rustix::process::wait(rustix::process::WaitOptions::empty()).is_ok() {}
