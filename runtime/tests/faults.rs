@@ -6,16 +6,20 @@
 //! line: what they say is checked here.
 #![forbid(unsafe_code)]
 
+#[allow(dead_code, reason = "shared by two programs")]
 #[path = "kernel/bundle.rs"]
 mod bundle;
 #[path = "faults/cases.rs"]
 mod cases;
+#[allow(dead_code, reason = "shared by two programs")]
 #[path = "kernel/census.rs"]
 mod census;
 #[path = "faults/killed.rs"]
 mod killed;
+#[allow(dead_code, reason = "shared by two programs")]
 #[path = "kernel/roles.rs"]
 mod roles;
+#[allow(dead_code, reason = "shared by two programs")]
 #[path = "kernel/watchdog.rs"]
 mod watchdog;
 

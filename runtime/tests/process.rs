@@ -2,18 +2,22 @@
 //! cannot begin. On the real kernel, as root.
 #![forbid(unsafe_code)]
 
+#[allow(dead_code, reason = "shared by two programs")]
 #[path = "kernel/bundle.rs"]
 mod bundle;
+#[allow(dead_code, reason = "shared by two programs")]
 #[path = "kernel/census.rs"]
 mod census;
 #[path = "process/crowd.rs"]
 mod crowd;
 #[path = "process/place.rs"]
 mod place;
+#[allow(dead_code, reason = "shared by two programs")]
 #[path = "kernel/roles.rs"]
 mod roles;
 #[path = "process/syscalls.rs"]
 mod syscalls;
+#[allow(dead_code, reason = "shared by two programs")]
 #[path = "kernel/watchdog.rs"]
 mod watchdog;
 #[path = "process/words.rs"]

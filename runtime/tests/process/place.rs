@@ -95,7 +95,8 @@ fn signals_are_as_after_boot() -> Result<(), Failed> {
     let bundle = Bundle::new("signals", 0);
     // This program ignores SIGPIPE, as every Rust program does.
     let ours = std::fs::read_to_string("/proc/self/status")?;
-    assert!(ours.contains("SigIgn:\t0000000000001000"), "{ours}");
+    let ignored = ours.lines().find_map(|l| l.strip_prefix("SigIgn:\t")).ok_or("no SigIgn")?;
+    assert!(u64::from_str_radix(ignored, 16)? & 0x1000 != 0, "{ours}");
     let text = sh(&bundle, "exec grep -E '^Sig(Blk|Ign|Cgt):' /proc/self/status", json!({}))?;
     let none = "0000000000000000";
     assert_eq!(text, format!("SigBlk:\t{none}\nSigIgn:\t{none}\nSigCgt:\t{none}\n"));
@@ -182,6 +183,6 @@ fn nothing_to_execute() -> Result<(), Failed> {
     let mut spec = bundle.spec(&json!({}));
     spec.process = None;
     let error = run(&host, bundle.create(&spec)).unwrap_err();
-    assert_eq!((error.to_string().as_str(), error.kind), ("/process: is missing", Kind::Invalid));
+    assert_eq!((error.to_string().as_str(), error.kind), ("/process: must not be empty", Kind::Invalid));
     Ok(())
 }
