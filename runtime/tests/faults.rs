@@ -49,7 +49,11 @@ fn of_this_machine(step: &Step, plan: &Plan) -> bool {
     let covers =
         matches!(step.op, Op::Open { path, .. } if ["/proc", "/sys"].iter().any(|p| plan.text(path).starts_with(p)));
     let moves = matches!(step.op, Op::Umount { path, .. } if plan.text(path) != ".");
-    plan.text(step.from) == "/linux/cgroupsPath" || (plan.text(step.from) == "/root/path" && (covers || moves))
+    // How many hierarchies there are, and where.
+    let leaves = matches!(step.op, Op::Close { slot } if plan.given.tasks.contains(&slot));
+    leaves
+        || plan.text(step.from) == "/linux/cgroupsPath"
+        || (plan.text(step.from) == "/root/path" && (covers || moves))
 }
 
 fn words(errno: i32) -> String {
@@ -113,6 +117,7 @@ impl Case<'_> {
                 let file = self.plan.slot_name(slot);
                 outcome == format!("/linux/cgroupsPath: write {file:?}: input/output error")
             }
+            Op::Close { slot } => outcome == format!("close {:?}: input/output error", self.plan.slot_name(slot)),
             _ => ["goes on", "not reached"].contains(&outcome) || outcome.starts_with("/root/path: "),
         };
         if fits { Ok(()) } else { Err(format!("{:?}: {outcome}", step.op).into()) }

