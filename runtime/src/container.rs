@@ -398,7 +398,8 @@ fn delegate_to(spec: &Spec) -> Option<u32> {
     });
     let uid = spec.process.as_ref().map_or(0, |p| p.user.uid);
     let map = &spec.linux.uid_mappings;
-    let host = |m: &crate::spec::IdMapping| uid.checked_sub(m.container_id).filter(|i| *i < m.size).map(|i| m.host_id + i);
+    let host =
+        |m: &crate::spec::IdMapping| uid.checked_sub(m.container_id).filter(|i| *i < m.size).map(|i| m.host_id + i);
     if !own || !writable {
         return None;
     }

@@ -78,7 +78,9 @@ fn judge(runtime: &'static Runtime, attack: Attack, falls: bool) -> Result<(), F
     match (attack(&mut Bed::new(runtime)), falls) {
         (Safe(_), false) | (Vulnerable(_), true) => Ok(()),
         (Vulnerable(evidence), false) => Err(format!("the attack succeeded: {evidence}").into()),
-        (Safe(how), true) => Err(format!("the attack was expected to succeed here, so it proves nothing: {how}").into()),
+        (Safe(how), true) => {
+            Err(format!("the attack was expected to succeed here, so it proves nothing: {how}").into())
+        }
     }
 }
 

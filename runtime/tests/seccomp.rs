@@ -108,7 +108,8 @@ fn real_profiles_are_decided_as_by_libseccomp() {
             rule.names.retain(|name| oracle.number(name, Arch::X86_64).is_some());
         }
         let x86 = seccomp::compile(&profile, Arch::X86_64, &everything()).expect(name);
-        let arm_profile = Seccomp { architectures: vec!["SCMP_ARCH_AARCH64".into(), "SCMP_ARCH_ARM".into()], ..profile.clone() };
+        let arm_profile =
+            Seccomp { architectures: vec!["SCMP_ARCH_AARCH64".into(), "SCMP_ARCH_ARM".into()], ..profile.clone() };
         let arm = seccomp::compile(&arm_profile, Arch::Aarch64, &everything()).expect(name);
         let theirs = oracle.compile(&profile, &[Arch::Aarch64, Arch::Arm]).expect(name);
         let mut questions = profile::questions(&profile, seccomp::number);
@@ -145,7 +146,8 @@ fn programs_mean_what_profiles_say() {
                 machine::check(&program.filter);
                 prop_assert_eq!(&program, &seccomp::compile(profile, native, &everything()).expect("again"));
                 for data in profile::questions(profile, seccomp::number) {
-                    let (got, may) = (machine::run(&program.filter, &data).0, meaning::verdicts(profile, native, &data));
+                    let (got, may) =
+                        (machine::run(&program.filter, &data).0, meaning::verdicts(profile, native, &data));
                     prop_assert!(may.contains(&got), "{:#x}, not of {:x?}, for {:x?}", got, may, data);
                 }
             }
@@ -169,10 +171,22 @@ fn refusals_point_at_the_line() {
     let rule = |rule: serde_json::Value| json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
     let starts = |text: String, with: &str| assert!(text.starts_with(with), "{text}");
     starts(refused(json!({"defaultAction": "SCMP_ACT_NO"})), "/linux/seccomp/defaultAction: unknown action");
-    starts(refused(json!({"syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]})), "/linux/seccomp/defaultAction: ");
-    starts(refused(json!({"defaultAction": "SCMP_ACT_NOTIFY"})), "/linux/seccomp/defaultAction: SCMP_ACT_NOTIFY cannot");
-    starts(refused(json!({"defaultAction": "SCMP_ACT_KILL", "defaultErrnoRet": 1})), "/linux/seccomp/defaultErrnoRet: ");
-    starts(refused(json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 4095})), "/linux/seccomp/defaultErrnoRet: ");
+    starts(
+        refused(json!({"syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]})),
+        "/linux/seccomp/defaultAction: ",
+    );
+    starts(
+        refused(json!({"defaultAction": "SCMP_ACT_NOTIFY"})),
+        "/linux/seccomp/defaultAction: SCMP_ACT_NOTIFY cannot",
+    );
+    starts(
+        refused(json!({"defaultAction": "SCMP_ACT_KILL", "defaultErrnoRet": 1})),
+        "/linux/seccomp/defaultErrnoRet: ",
+    );
+    starts(
+        refused(json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 4095})),
+        "/linux/seccomp/defaultErrnoRet: ",
+    );
     starts(
         refused(json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86", "SCMP_ARCH_VAX"]})),
         "/linux/seccomp/architectures/1: unknown",
@@ -182,7 +196,10 @@ fn refusals_point_at_the_line() {
         refused(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]})),
         "/linux/seccomp/flags/0: needs",
     );
-    starts(refused(json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "x"})), "/linux/seccomp/listenerMetadata: ");
+    starts(
+        refused(json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "x"})),
+        "/linux/seccomp/listenerMetadata: ",
+    );
     starts(refused(rule(json!({"names": ["read"], "action": "X"}))), "/linux/seccomp/syscalls/0/action: ");
     starts(refused(rule(json!({"names": ["a", ""], "action": "SCMP_ACT_LOG"}))), "/linux/seccomp/syscalls/0/names/1: ");
     starts(
@@ -202,7 +219,10 @@ fn refusals_point_at_the_line() {
         .map(|n| json!({"names": ["read"], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "value": n * 7, "op": "SCMP_CMP_EQ"}]}))
         .collect();
     let text = refused(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": long}));
-    assert!(text.starts_with("/linux/seccomp: needs ") && text.ends_with("the kernel takes 4096 (BPF_MAXINSNS)"), "{text}");
+    assert!(
+        text.starts_with("/linux/seccomp: needs ") && text.ends_with("the kernel takes 4096 (BPF_MAXINSNS)"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -211,7 +231,8 @@ fn what_the_kernel_lacks_is_unsupported() {
     let compile = |text| seccomp::compile(&from(text), Arch::X86_64, &old);
     let e = compile(json!({"defaultAction": "SCMP_ACT_KILL_PROCESS"})).expect_err("action");
     assert_eq!((e.kind, e.from.as_str()), (runtime::Kind::Unsupported, "/linux/seccomp/defaultAction"));
-    let e = compile(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"]})).expect_err("flag");
+    let e =
+        compile(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"]})).expect_err("flag");
     assert_eq!((e.kind, e.from.as_str()), (runtime::Kind::Unsupported, "/linux/seccomp/flags/0"));
     assert_eq!(compile(json!({"defaultAction": "SCMP_ACT_ALLOW"})).expect("no default flag").flags, 0);
 }

@@ -39,8 +39,7 @@ pub fn exec(context: &Context<'_>, args: &args::Exec) -> Result<u8> {
     };
     let child = container.exec(&host, request)?;
     let socket = args.console_socket.as_deref();
-    let told =
-        container::announce(&child, socket, args.pidfd_socket.as_deref(), "setns", args.pid_file.as_deref());
+    let told = container::announce(&child, socket, args.pidfd_socket.as_deref(), "setns", args.pid_file.as_deref());
     if let Err(e) = told {
         // The caller knows nothing of the process, so it must not live.
         let _ = reap::signal(&child.pidfd, libc::SIGKILL);

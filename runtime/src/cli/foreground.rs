@@ -237,7 +237,8 @@ impl Copy {
             Ok(n) if n > 0 => {
                 let mut out = std::io::stdout();
                 // If nobody reads our output the container must not stop over it.
-                let _ = std::io::Write::write_all(&mut out, &buffer[..n]).and_then(|()| std::io::Write::flush(&mut out));
+                let _ =
+                    std::io::Write::write_all(&mut out, &buffer[..n]).and_then(|()| std::io::Write::flush(&mut out));
                 true
             }
             Err(Errno::INTR) => true,

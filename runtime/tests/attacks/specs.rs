@@ -83,7 +83,8 @@ fn annotations(bed: &mut Bed<'_>) -> Verdict {
     let given = json!({"quote\"": "\",\"pid\":1,\"x\":\"", "line\nbreak": "a\nb", "nul": "a\u{0}b", "long": long});
     bed.spec["annotations"] = given.clone();
     let line = format!("cat >{}", out.display());
-    bed.spec["hooks"] = json!({"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", line], "env": ["PATH=/bin"]}]});
+    bed.spec["hooks"] =
+        json!({"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", line], "env": ["PATH=/bin"]}]});
     let ended = bed.run();
     let state: Value = serde_json::from_slice(&std::fs::read(out).unwrap_or_default()).unwrap_or_default();
     Verdict::of(!sane(&ended) || state["annotations"] != given, (ended.code, ended.err))
@@ -94,9 +95,19 @@ fn odd_bytes(bed: &mut Bed<'_>) -> Verdict {
     let clean = bed.spec.clone();
     let before = bed.canary();
     let pointers = [
-        "/process/cwd", "/process/args/0", "/process/env/0", "/hostname", "/root/path", "/mounts/0/destination",
-        "/mounts/0/source", "/mounts/0/options/0", "/mounts/0/type", "/linux/maskedPaths/0", "/linux/readonlyPaths/0",
-        "/linux/cgroupsPath", "/linux/namespaces/0/path",
+        "/process/cwd",
+        "/process/args/0",
+        "/process/env/0",
+        "/hostname",
+        "/root/path",
+        "/mounts/0/destination",
+        "/mounts/0/source",
+        "/mounts/0/options/0",
+        "/mounts/0/type",
+        "/linux/maskedPaths/0",
+        "/linux/readonlyPaths/0",
+        "/linux/cgroupsPath",
+        "/linux/namespaces/0/path",
     ];
     for pointer in pointers {
         for odd in ["a\u{0}b", "/x\u{0}y", "/../../..\n/x", &"/é".repeat(3000)] {
@@ -122,7 +133,8 @@ fn odd_bytes(bed: &mut Bed<'_>) -> Verdict {
 /// `..` must not lead out of the control group file system or into its root.
 fn cgroup_paths(bed: &mut Bed<'_>) -> Verdict {
     let group = crate::bed::group();
-    let paths = ["/", "/..", "..", &format!("{group}/../.."), &format!("/../../../{group}/up"), &format!("{group}/a/../up2")];
+    let paths =
+        ["/", "/..", "..", &format!("{group}/../.."), &format!("/../../../{group}/up"), &format!("{group}/a/../up2")];
     let tmp = bed.path("bundle");
     for path in paths {
         bed.spec["linux"]["cgroupsPath"] = json!(path);

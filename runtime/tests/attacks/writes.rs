@@ -85,7 +85,8 @@ fn hook_environment(bed: &mut Bed<'_>) -> Verdict {
     // The descriptor of the shell's own reading of its first environment, before it changes it.
     let line = format!("cat /proc/self/environ >>{}", out.display());
     let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", line]}]);
-    bed.spec["hooks"] = json!({"createRuntime": hook, "createContainer": hook, "prestart": hook, "poststart": hook, "poststop": hook});
+    bed.spec["hooks"] =
+        json!({"createRuntime": hook, "createContainer": hook, "prestart": hook, "poststart": hook, "poststop": hook});
     let ended = bed.run();
     let seen = fs::read_to_string(out).unwrap_or_default();
     Verdict::of(ended.code != Some(0) || seen.contains("LD_PRELOAD"), (seen, ended))

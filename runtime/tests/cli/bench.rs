@@ -38,7 +38,8 @@ impl Bench {
         let busybox = testbed().join("tools/bin/busybox");
         let copied = std::fs::copy(&busybox, bin.join("busybox"));
         copied.unwrap_or_else(|e| panic!("run scripts/testbed first: {}: {e}", busybox.display()));
-        for applet in ["sh", "cat", "echo", "id", "sleep", "stty", "true", "false", "kill", "pwd", "env", "tty", "grep"] {
+        for applet in ["sh", "cat", "echo", "id", "sleep", "stty", "true", "false", "kill", "pwd", "env", "tty", "grep"]
+        {
             std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
         }
         std::fs::write(bench.bundle().join("rootfs/etc/plain"), "not a program").unwrap();

@@ -117,8 +117,13 @@ pub fn users_are_exact(b: &Bench) {
     let id = b.id("x");
     b.sleeper(&id);
     std::fs::write(b.bundle().join("rootfs/etc/passwd"), "1000:x:0:0::/:/bin/sh\n").unwrap();
-    for (user, answer) in [("1", "1"), ("1:2", "1"), ("1000", "1000"), ("2147483648", "2147483648"), ("4294967294", "4294967294")] {
-        assert_eq!(b.fine(&["exec", "-u", user, &id, "sh", "-c", "grep Uid /proc/self/status | busybox cut -f2"]).trim(), answer);
+    for (user, answer) in
+        [("1", "1"), ("1:2", "1"), ("1000", "1000"), ("2147483648", "2147483648"), ("4294967294", "4294967294")]
+    {
+        assert_eq!(
+            b.fine(&["exec", "-u", user, &id, "sh", "-c", "grep Uid /proc/self/status | busybox cut -f2"]).trim(),
+            answer
+        );
     }
     for user in ["+1", " 1", "1x", "4294967295", "4294967296", "-1", "1:", ":1", "root", ""] {
         let said = b.say(&["exec", "-u", user, &id, "id", "-u"]);

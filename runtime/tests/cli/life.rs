@@ -103,7 +103,10 @@ pub fn delete(b: &Bench) {
 
 pub fn kill(b: &Bench) {
     let id = b.id("x");
-    b.spec(&["sh", "-c", "trap 'exit 5' USR1; trap 'exit 6' 35; touch /tmp/ready; while :; do sleep 0.01; done"], |_| {});
+    b.spec(
+        &["sh", "-c", "trap 'exit 5' USR1; trap 'exit 6' 35; touch /tmp/ready; while :; do sleep 0.01; done"],
+        |_| {},
+    );
     std::os::unix::fs::symlink("busybox", b.bundle().join("rootfs/bin/touch")).unwrap();
     for signal in ["USR1", "SIGUSR1", "10"] {
         let _ = std::fs::remove_file(b.bundle().join("rootfs/tmp/ready"));
@@ -256,7 +259,9 @@ pub fn failed_creates_leave_nothing(b: &Bench) {
         assert!(!b.root().join(&id).exists(), "{args:?}");
         assert_eq!(groups(&id), Vec::<String>::new(), "{args:?}");
     }
-    b.spec(&["true"], |s| s["mounts"][0] = json!({"destination": "/x", "source": "/no/such/source", "options": ["bind"]}));
+    b.spec(&["true"], |s| {
+        s["mounts"][0] = json!({"destination": "/x", "source": "/no/such/source", "options": ["bind"]})
+    });
     b.fails(&["run", &id], "no such file or directory");
     std::fs::write(b.bundle().join("config.json"), "{\"ociVersion\":").unwrap();
     b.fails(&["run", &id], "");

@@ -32,7 +32,12 @@ pub fn verdicts(profile: &Seccomp, native: Arch, data: &Data) -> Vec<u32> {
     if !lets_pass && highest.is_some_and(|highest| highest > 0 && data.nr > highest) {
         return vec![ENOSYS];
     }
-    if native == Arch::X86_64 && data.nr >= 0x4000_0000 && data.nr != u32::MAX && !listed("SCMP_ARCH_X32") && arch == Arch::X86_64 {
+    if native == Arch::X86_64
+        && data.nr >= 0x4000_0000
+        && data.nr != u32::MAX
+        && !listed("SCMP_ARCH_X32")
+        && arch == Arch::X86_64
+    {
         return vec![KILL_THREAD];
     }
 
