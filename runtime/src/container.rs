@@ -174,6 +174,7 @@ impl Container {
     ///
     /// On an error init is dead or dying, and not reaped: its pidfd tells the exit.
     pub fn start(&self) -> Result<()> {
+        start::executes(&self.spec)?;
         let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(parked) = parked else {
             return Err(Error::new(Kind::State, "start", &self.id, "cannot start an already running container"));

@@ -1,1 +1,57 @@
-fn main() {}
+//! A containerd shim v2 whose container runtime is inside: see `boot` for how it is called and `service` for what it does.
+
+#![forbid(unsafe_code)]
+
+mod boot;
+mod convert;
+mod events;
+mod metrics;
+mod options;
+mod ready;
+mod reap;
+mod rootfs;
+mod service;
+mod stdio;
+mod task;
+mod worker;
+
+use std::process::ExitCode;
+
+use boot::{Action, Flags};
+
+fn main() -> ExitCode {
+    let flags = match Flags::parse(std::env::args_os().skip(1)) {
+        Ok(flags) => flags,
+        Err(usage) => {
+            eprintln!("{usage}");
+            // As Go's flag package ends.
+            return ExitCode::from(2);
+        }
+    };
+    let done = match flags.action {
+        Action::Help => boot::help(),
+        Action::Version => boot::version(),
+        Action::Info => boot::info(),
+        Action::Start => boot::start(&flags),
+        Action::Delete => boot::delete(&flags),
+        Action::Serve => return serve(&flags),
+    };
+    end(done.map_err(|e| e.to_string()))
+}
+
+/// The daemon. From `settle` on, descriptor 2 and the log are containerd's.
+fn serve(flags: &Flags) -> ExitCode {
+    let settled = boot::settle(flags).map_err(|e| e.to_string());
+    end(settled.and_then(|args| service::serve(args).map_err(|e| e.to_string())))
+}
+
+/// What is written to standard error becomes the text of containerd's own error.
+fn end(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("containerd-shim-mini-v2: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -25,6 +25,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
+pub use overlay::unmount_layers;
 pub use unmount::unmount;
 use words::Words;
 

@@ -21,6 +21,8 @@ pub struct Runtime {
     pub name: &'static str,
     /// Its file; every bed uses a copy.
     pub program: PathBuf,
+    /// What it needs to work on this machine.
+    pub options: &'static [&'static str],
 }
 
 /// Where scripts/testbed has put the reference runtimes and busybox.
@@ -133,7 +135,7 @@ impl<'a> Bed<'a> {
     /// The runtime with its state below the bed.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.program());
-        command.arg("--root").arg(self.path("state")).args(args).stdin(Stdio::null());
+        command.args(self.runtime.options).arg("--root").arg(self.path("state")).args(args).stdin(Stdio::null());
         command
     }
 
@@ -183,7 +185,7 @@ impl<'a> Bed<'a> {
         let (out, err) = (self.path(&format!("out{number}")), self.path(&format!("err{number}")));
         command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
         let began = Instant::now();
-        let code = wait(command.spawn().unwrap(), limit);
+        let code = wait(spawn(&mut command), limit);
         let text = |path: &Path| {
             let text = String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
             fs::remove_file(path).unwrap();
@@ -193,8 +195,11 @@ impl<'a> Bed<'a> {
     }
 
     fn delete(&self, id: &str) {
+        // Not with the copy, which may be damaged by now.
+        let mut command = Command::new(&self.runtime.program);
+        command.args(self.runtime.options).arg("--root").arg(self.path("state")).args(["delete", "--force", id]);
         // Mostly there is nothing left, and that is an error for some.
-        let _ = self.wait(self.command(&["delete", "--force", id]), Duration::from_secs(20));
+        let _ = self.wait(command, Duration::from_secs(20));
     }
 }
 
@@ -226,6 +231,16 @@ impl Held<'_, '_> {
 impl Drop for Held<'_, '_> {
     fn drop(&mut self) {
         self.bed.delete(&self.id);
+    }
+}
+
+/// A copy that was just made can be busy for a moment: another thread has forked while it was open for writing.
+fn spawn(command: &mut Command) -> Child {
+    loop {
+        match command.spawn() {
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            outcome => break outcome.unwrap(),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ pub fn lines() -> Vec<Line> {
         Line("very_deep_directories", very_deep_directories, &[], OTHERS),
         Line("very_large_environment", very_large_environment, &[], OTHERS),
         Line("very_many_masks", very_many_masks, &[], OTHERS),
+        Line("masks_after_very_many_mounts", masks_after_very_many_mounts, &[], OTHERS),
         Line("annotations_of_all_kinds", annotations, &[], OTHERS),
         Line("paths_with_odd_bytes", odd_bytes, &[], OTHERS),
         Line("cgroup_paths_that_lead_out", cgroup_paths, &[], OTHERS),
@@ -74,6 +75,21 @@ fn very_large_environment(bed: &mut Bed<'_>) -> Verdict {
 fn very_many_masks(bed: &mut Bed<'_>) -> Verdict {
     bed.spec["linux"]["maskedPaths"] = json!((0..20_000).map(|n| format!("/missing{n}")).collect::<Vec<_>>());
     judge(bed)
+}
+
+/// A pod may have as many volumes as it likes: that must not wear out what covers masked files.
+fn masks_after_very_many_mounts(bed: &mut Bed<'_>) -> Verdict {
+    for n in 0..110 {
+        bed.mount(&format!("/tmp/a/volume{n}"), "tmpfs", "tmpfs", &["size=4k"]);
+    }
+    let names: Vec<String> = (0..6).map(|n| format!("/etc/masked{n}")).collect();
+    for name in &names {
+        std::fs::write(bed.rootfs().join(&name[1..]), "secret").unwrap();
+    }
+    bed.spec["linux"]["maskedPaths"] = json!(names);
+    bed.script("cat /etc/masked*; echo ran");
+    let ended = bed.run();
+    Verdict::of(ended.out != "ran\n", ended)
 }
 
 /// They reach hooks as JSON, and nothing else.

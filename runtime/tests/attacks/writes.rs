@@ -14,10 +14,10 @@ pub fn lines() -> Vec<Line> {
         Line("cve_2025_52881_false_proc_for_sysctls", false_proc_for_sysctls, &[RUNC_OLD], &[]),
         Line("cve_2019_16884_false_proc", false_proc, &[CRUN_OLD], &[]),
         Line("cve_2022_0811_sysctl_names", sysctl_names, &[], &[]),
-        Line("cve_2025_23266_hook_environment", hook_environment, &[], &[]),
+        Line("cve_2025_23266_hook_environment", hook_environment, &[RUNC_OLD], &[]),
         Line("cve_2023_25809_cgroup_writable", |b| cgroup_writable(b, false), &[], &[]),
         Line("cve_2023_25809_cgroup_writable_in_a_user_namespace", |b| cgroup_writable(b, true), &[], &[]),
-        Line("cve_2026_47262_passwd_is_a_fifo", passwd_is_a_fifo, &[RUNC_OLD], &[]),
+        Line("cve_2026_47262_passwd_is_a_fifo", passwd_is_a_fifo, &[RUNC_OLD, crate::RUNC_NEW], &[]),
         Line("cve_2026_47262_passwd_is_huge", passwd_is_huge, &[], &[]),
         Line("cve_2026_47262_passwd_is_a_device", passwd_is_a_device, &[], &[]),
         Line("cve_2024_25621_modes_of_state", modes_of_state, &[], crate::OTHERS),
@@ -98,7 +98,7 @@ fn cgroup_writable(bed: &mut Bed<'_>, users: bool) -> Verdict {
         bed.user_namespace();
     }
     bed.script(
-        "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do mkdir $d/mine 2>/dev/null && echo made $d; \
+        "for d in /sys/fs/cgroup/*; do mkdir $d/mine 2>/dev/null && echo made $d; \
          [ -e $d/cgroup.procs ] && (echo 0 >$d/cgroup.procs) 2>/dev/null && echo wrote $d; done; echo done",
     );
     let ended = bed.run();

@@ -119,7 +119,7 @@ fn value() -> impl Strategy<Value = u64> {
 }
 
 fn errno(word: &str, number: u32) -> Option<u32> {
-    (matches!(word, "SCMP_ACT_ERRNO" | "SCMP_ACT_TRACE") && number % 3 != 0).then_some(number)
+    (matches!(word, "SCMP_ACT_ERRNO" | "SCMP_ACT_TRACE") && !number.is_multiple_of(3)).then_some(number)
 }
 
 fn argument(wild: Wild) -> impl Strategy<Value = SyscallArg> {

@@ -187,13 +187,29 @@ impl Mapped {
 
     /// Beside the mount point, which is in the bundle, where only root may look.
     fn bind(&mut self, map: &OwnedFd, from: &Path, place: &Place) -> Result<PathBuf> {
-        let name = place.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let dir = place.path.with_file_name(format!(".{name}.layers.{}", self.dirs.len()));
+        let dir = beside(&place.path, self.dirs.len());
         std::fs::create_dir(&dir).map_err(|e| Error::io("mkdir", dir.display().to_string(), &e))?;
         self.dirs.push(dir.clone());
         idmap::bind(map, from, &dir)?;
         Ok(dir)
     }
+}
+
+/// Where the temporary mounts of an overlay at `target` go, by number from 0.
+fn beside(target: &Path, number: usize) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.layers.{number}"))
+}
+
+/// Takes away what a shim left that was killed in the middle of a mount: containerd would otherwise try to empty the
+/// snapshots that show there.
+pub fn unmount_layers(target: &Path) -> Result<()> {
+    let dirs = (0..).map(|number| beside(target, number)).take_while(|dir| dir.exists());
+    for dir in dirs {
+        super::unmount(&dir)?;
+        std::fs::remove_dir(&dir).map_err(|e| Error::io("rmdir", dir.display().to_string(), &e))?;
+    }
+    Ok(())
 }
 
 impl Drop for Mapped {

@@ -1,0 +1,383 @@
+//! `start`, the daemon and `delete` as containerd calls them, on the real kernel, as root; each test in a mount namespace
+//! with a `/run` of its own.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
+use protobuf::Message;
+use protobuf::well_known_types::any::Any;
+
+const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-mini-v2");
+const CONTAINERD: &str = "/run/test/containerd.sock";
+
+/// State directory of a namespace, with bundles in it.
+struct State {
+    dir: tempfile::TempDir,
+    shim: PathBuf,
+}
+
+impl State {
+    fn new() -> Self {
+        // The deprecation is for CLONE_FILES, which is not asked for.
+        #[allow(deprecated)]
+        rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS).expect("these tests need root");
+        let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).unwrap();
+        rustix::mount::mount("tmpfs", "/run", "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        Self { dir: tempfile::tempdir().unwrap(), shim: SHIM.into() }
+    }
+
+    fn bundle(&self, id: &str) -> PathBuf {
+        self.dir.path().join(id)
+    }
+
+    /// As containerd makes it.
+    fn make(&self, id: &str, config: &str) -> PathBuf {
+        let bundle = self.bundle(id);
+        fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        fs::write(bundle.join("config.json"), config).unwrap();
+        let log = bundle.join("log");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &log, rustix::fs::Mode::RWXU).unwrap();
+        bundle
+    }
+
+    /// Runs the shim in a bundle.
+    fn call(&self, id: &str, action: &str, input: &[u8], change: impl FnOnce(&mut Command)) -> Output {
+        let mut command = Command::new(&self.shim);
+        command.args(["-namespace", "test", "-address", CONTAINERD, "-publish-binary", "/bin/false", "-id", id]);
+        command.env("TTRPC_ADDRESS", "/run/test/containerd.sock.ttrpc").env("MAX_SHIM_VERSION", "2");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir(self.bundle(id));
+        change(&mut command);
+        command.arg(action);
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    fn start(&self, id: &str, input: &[u8]) -> Vec<u8> {
+        let output = self.call(id, "start", input, |_| {});
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        output.stdout
+    }
+
+    fn delete(&self, id: &str) -> DeleteResponse {
+        let output = self.call(id, "delete", b"", |_| {});
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        DeleteResponse::parse_from_bytes(&output.stdout).unwrap()
+    }
+
+    /// The daemons that live for our bundles.
+    fn daemons(&self) -> Vec<u32> {
+        let here = self.dir.path().canonicalize().unwrap();
+        let pids = fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok());
+        pids.filter(|pid| {
+            fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&here))
+                && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "containerd-shim\n")
+        })
+        .collect()
+    }
+
+    fn only_daemon(&self) -> u32 {
+        let pids = wait_for(|| Some(self.daemons()).filter(|pids| !pids.is_empty()));
+        assert_eq!(pids.len(), 1);
+        pids[0]
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        for pid in self.daemons() {
+            end(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+fn wait_for<T>(mut what: impl FnMut() -> Option<T>) -> T {
+    let limit = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(found) = what() {
+            return found;
+        }
+        assert!(Instant::now() < limit, "nothing within ten seconds");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn end(pid: u32, signal: rustix::process::Signal) {
+    let number = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(number, signal).unwrap();
+    wait_for(|| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
+}
+
+fn path_of(url: &[u8]) -> PathBuf {
+    PathBuf::from(std::str::from_utf8(url).unwrap().strip_prefix("unix://").unwrap())
+}
+
+fn proc(pid: u32, name: &str) -> String {
+    fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap()
+}
+
+const PLAIN: &str = r#"{"ociVersion":"1.2.0"}"#;
+
+#[test]
+fn an_old_containerd_gets_an_address_and_a_daemon() {
+    let state = State::new();
+    let bundle = state.make("c1", PLAIN);
+    let url = state.start("c1", b"");
+    let socket = path_of(&url);
+    assert!(socket.starts_with("/run/containerd/s"), "{}", socket.display());
+    assert_eq!(fs::read(bundle.join("address")).unwrap(), url);
+    let meta = fs::metadata(&socket).unwrap();
+    assert!(meta.file_type().is_socket());
+    assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(socket.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+    UnixStream::connect(&socket).unwrap();
+
+    let pid = state.only_daemon();
+    let stat = proc(pid, "stat");
+    let group = stat.rsplit_once(") ").unwrap().1.split(' ').nth(2).unwrap();
+    assert_eq!(group, pid.to_string(), "a process group of its own");
+    let ours: i32 = proc(std::process::id(), "oom_score_adj").trim().parse().unwrap();
+    assert_eq!(proc(pid, "oom_score_adj").trim(), (ours + 1).min(1000).to_string());
+    let environment = proc(pid, "environ");
+    assert!(
+        environment.contains("TTRPC_ADDRESS=/run/test/containerd.sock.ttrpc\0")
+            && !environment.contains("MAX_SHIM_VERSION")
+    );
+}
+
+#[test]
+fn members_of_a_group_share_a_daemon() {
+    let state = State::new();
+    let config = r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#;
+    for id in ["pod", "a", "b"] {
+        state.make(id, config);
+    }
+    let url = state.start("pod", b"");
+    for id in ["a", "b"] {
+        assert_eq!(state.start(id, b""), url);
+        assert_eq!(fs::read(state.bundle(id).join("address")).unwrap(), url);
+    }
+    let first = state.only_daemon();
+
+    // A dead shim's socket stays behind; the next start replaces it.
+    end(first, rustix::process::Signal::KILL);
+    assert!(path_of(&url).exists());
+    assert_eq!(state.start("a", b""), url);
+    assert_ne!(state.only_daemon(), first);
+}
+
+#[test]
+fn bootstrap_is_answered_in_kind_and_the_chosen_directory_is_used() {
+    let state = State::new();
+    let bundle = state.make("c1", PLAIN);
+    let params = BootstrapParams {
+        instance_id: "c1".into(),
+        namespace: "test".into(),
+        socket_dir: Some("/run/other/s".into()),
+        ..BootstrapParams::default()
+    };
+    let reply = state.start("c1", &params.write_to_bytes().unwrap());
+    let reply = BootstrapResult::parse_from_bytes(&reply).unwrap();
+    assert_eq!((reply.version, reply.protocol.as_str()), (3, "ttrpc"));
+    assert!(path_of(reply.address.as_bytes()).starts_with("/run/other/s"));
+    assert_eq!(fs::read_link(bundle.join("s")).unwrap(), Path::new("/run/other/s"));
+    UnixStream::connect(path_of(reply.address.as_bytes())).unwrap();
+}
+
+#[test]
+fn the_log_goes_to_the_fifo_of_the_bundle() {
+    let state = State::new();
+    let bundle = state.make("c1", PLAIN);
+    let mut log =
+        fs::File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(bundle.join("log")).unwrap();
+    let output = state.call("c1", "start", b"", |c| {
+        c.arg("-debug");
+    });
+    assert!(output.status.success(), "{output:?}");
+    let line = wait_for(|| {
+        let mut buffer = [0; 4096];
+        log.read(&mut buffer).ok().map(|n| String::from_utf8_lossy(&buffer[..n]).into_owned())
+    });
+    assert!(
+        line.starts_with("time=\"20") && line.contains(" level=") && line.contains(" id=\"c1\" namespace=\"test\""),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_start_that_fails_says_why_and_leaves_nothing() {
+    let state = State::new();
+    state.make("c1", PLAIN);
+    // containerd.runc.v1.Options{ShimCgroup: "/no/such/group"}
+    let options = Any {
+        type_url: "containerd.runc.v1.Options".into(),
+        value: b"\x1a\x0e/no/such/group".to_vec(),
+        ..Any::default()
+    };
+    let output = state.call("c1", "start", &options.write_to_bytes().unwrap(), |_| {});
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text, "containerd-shim-mini-v2: ShimCgroup \"/no/such/group\": there is no such group\n");
+    assert_eq!(fs::read_dir("/run/containerd/s").unwrap().count(), 0);
+    assert!(state.daemons().is_empty());
+
+    fs::write(state.bundle("c1").join("config.json"), "{").unwrap();
+    let output = state.call("c1", "start", b"", |_| {});
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("config.json"), "{output:?}");
+    let output = state.call("c1", "start", &vec![b'x'; (10 << 20) + 1], |_| {});
+    assert!(
+        !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("longer than"),
+        "{:?}",
+        output.stderr
+    );
+}
+
+/// The move of CVE-2019-5736: keep `/proc/PID/exe`, wait until the process is gone, open for writing.
+fn write_to_binary_of(pid: u32, gone: impl FnOnce()) -> std::io::Result<fs::File> {
+    let held = fs::File::options().read(true).custom_flags(libc::O_PATH).open(format!("/proc/{pid}/exe")).unwrap();
+    let now = fs::File::options().write(true).open(format!("/proc/{pid}/exe"));
+    assert!(now.is_err(), "written while it runs");
+    gone();
+    fs::File::options().write(true).open(format!("/proc/self/fd/{}", held.as_raw_fd()))
+}
+
+#[test]
+fn nobody_can_write_to_the_daemons_binary() {
+    // The attack works on a program that is started in the usual way, so it is one.
+    let dir = tempfile::tempdir().unwrap();
+    let victim = dir.path().join("sleep");
+    fs::copy("/bin/sleep", &victim).unwrap();
+    let mut child = spawn_settled(Command::new(&victim).arg("100"));
+    let opened = write_to_binary_of(child.id(), || {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    });
+    assert!(opened.is_ok(), "{opened:?}");
+    drop(opened);
+
+    let mut state = State::new();
+    state.shim = dir.path().join("shim");
+    fs::copy(SHIM, &state.shim).unwrap();
+    state.make("c1", PLAIN);
+    state.start("c1", b"");
+    let pid = state.only_daemon();
+    let opened = write_to_binary_of(pid, || end(pid, rustix::process::Signal::KILL));
+    assert_eq!(opened.unwrap_err().raw_os_error(), Some(libc::EROFS));
+    assert_eq!(fs::read(&state.shim).unwrap(), fs::read(SHIM).unwrap());
+    // The file itself is still to be replaced or written by the host.
+    fs::File::options().write(true).open(&state.shim).unwrap();
+}
+
+/// Without CAP_SYS_ADMIN, as on a kernel before 5.12, the daemon is a sealed copy.
+#[test]
+fn nobody_can_write_to_the_daemons_copy() {
+    let mut state = State::new();
+    state.make("c1", PLAIN);
+    let shim = std::mem::replace(&mut state.shim, "setpriv".into());
+    let output = state.call("c1", "start", b"", |c| {
+        let words: Vec<_> = c.get_args().map(ToOwned::to_owned).collect();
+        let (here, environment) = (
+            c.get_current_dir().unwrap().to_owned(),
+            c.get_envs().map(|(k, v)| (k.to_owned(), v.unwrap().to_owned())).collect::<Vec<_>>(),
+        );
+        *c = Command::new("setpriv");
+        c.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"])
+            .arg(shim)
+            .args(words)
+            .current_dir(here)
+            .envs(environment);
+        c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    });
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let pid = state.only_daemon();
+    let binary = fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    assert!(binary.to_string_lossy().starts_with("/memfd:containerd-shim-mini-v2"), "{}", binary.display());
+    let opened = write_to_binary_of(pid, || end(pid, rustix::process::Signal::KILL));
+    // A memfd can be opened, but not changed.
+    assert_eq!(opened.unwrap().write(b"x").unwrap_err().raw_os_error(), Some(libc::EPERM));
+}
+
+/// Until exec has happened `/proc/PID/exe` would be ours.
+fn spawn_settled(command: &mut Command) -> std::process::Child {
+    let child = command.spawn().unwrap();
+    wait_for(|| proc(child.id(), "comm").starts_with("sleep").then_some(()));
+    child
+}
+
+#[test]
+fn delete_after_a_crash_undoes_what_is_left_and_may_be_repeated() {
+    let state = State::new();
+    let bundle = state.make("pod", PLAIN);
+    let url = state.start("pod", b"");
+    fs::write(bundle.join("init.pid"), "4711").unwrap();
+    state.make("a", PLAIN);
+    fs::write(state.bundle("a").join("sandbox"), "pod").unwrap();
+    state.make("other", PLAIN);
+    fs::write(state.bundle("other").join("sandbox"), "x").unwrap();
+    let mounted = |id: &str| {
+        let root = state.bundle(id).join("rootfs").canonicalize().unwrap();
+        fs::read_to_string("/proc/thread-self/mountinfo").unwrap().contains(&format!(" {} ", root.display()))
+    };
+    for id in ["pod", "a", "other"] {
+        let root = state.bundle(id).join("rootfs");
+        rustix::mount::mount("tmpfs", root, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    }
+
+    // The shim lives: its socket and its members are not ours to touch.
+    let reply = state.delete("pod");
+    assert_eq!((reply.pid, reply.exit_status), (4711, 137));
+    let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64
+        - reply.exited_at.seconds;
+    assert!((0..5).contains(&age));
+    assert!(path_of(&url).exists() && !mounted("pod") && mounted("a"));
+
+    end(state.only_daemon(), rustix::process::Signal::KILL);
+    assert!(path_of(&url).exists());
+    state.delete("pod");
+    assert!(!path_of(&url).exists() && !mounted("a") && mounted("other"));
+    assert_eq!(state.delete("pod").pid, 4711);
+}
+
+#[test]
+fn the_daemon_leaves_orderly_at_sigterm() {
+    let state = State::new();
+    state.make("c1", PLAIN);
+    let url = state.start("c1", b"");
+    let pid = state.only_daemon();
+    end(pid, rustix::process::Signal::TERM);
+    wait_for(|| (!path_of(&url).exists()).then_some(()));
+    assert_eq!(state.delete("c1").pid, 0);
+}
+
+#[test]
+fn the_daemon_holds_three_streams_and_what_it_serves_with() {
+    let state = State::new();
+    let bundle = state.make("c1", PLAIN);
+    let stray: OwnedFd = fs::File::open("/dev/zero").unwrap().into();
+    state.start("c1", b"");
+    let pid = state.only_daemon();
+    wait_for(|| (fs::read_link(format!("/proc/{pid}/fd/0")).unwrap() == Path::new("/dev/null")).then_some(()));
+    assert_eq!(fs::read_link(format!("/proc/{pid}/fd/1")).unwrap(), Path::new("/dev/null"));
+    let log = fs::metadata(format!("/proc/{pid}/fd/2")).unwrap();
+    assert_eq!(log.ino(), fs::metadata(bundle.join("log")).unwrap().ino());
+    let open: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|e| fs::read_link(e.unwrap().path()).ok())
+        .collect();
+    assert!(!open.contains(&PathBuf::from("/dev/zero")) && open.len() < 12, "{open:?}");
+    drop(stray);
+}
