@@ -102,7 +102,8 @@ impl Bed {
         let argv =
             [binary.clone(), word("-namespace"), word("ns"), word("-id"), word(name), word("-address"), word("/x")];
         let env = [word(&format!("TTRPC_ADDRESS={}", address.display())), word("PATH=/usr/sbin:/usr/bin:/sbin:/bin")];
-        let fds = [(log.as_fd(), 2), (listener.as_fd(), 3)];
+        // As `start` hands it over: the listener is standard input.
+        let fds = [(listener.as_fd(), 0), (log.as_fd(), 2)];
         let shim = reap::born(|| sys::spawn(&binary, &argv, &env, &fds).map(|pid| (pid, pid))).unwrap();
         let pidfd = pidfd_open(Pid::from_raw(shim.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
         let client = Client::connect(&format!("unix://{}", socket.display())).await.unwrap();
@@ -272,11 +273,21 @@ impl Bed {
 }
 
 impl Drop for Bed {
+    /// Also after a failure nothing stays: what the shim was killed over is undone as its `delete` would.
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- log of the shim ---\n{}\n--- heard: {:?}", self.log(), self.heard());
         }
         let _ = reap::signal(&self.pidfd, 9);
+        for bundle in fs::read_dir(self.dir.path()).into_iter().flatten().flatten().map(|e| e.path()) {
+            if let Ok(record) = runtime::Record::load(&bundle) {
+                let _ = record.destroy();
+            }
+            let rootfs = bundle.join("rootfs");
+            if is_mounted(&rootfs) {
+                let _ = rustix::mount::unmount(&rootfs, rustix::mount::UnmountFlags::DETACH);
+            }
+        }
     }
 }
 
