@@ -151,7 +151,13 @@ impl Bed {
         let last = if self.runtime() == Runtime::Mini { "/tasks/delete" } else { "/tasks/exit" };
         let is_last = |event: &Event| event.topic == last && (event.text("id").is_empty() || event.text("id") == id);
         let seen = self.containerd.events(|events| events.wait(id, LIMIT, |seen| seen.iter().any(is_last)))?;
-        for event in seen.iter().filter(|event| event.topic == "/tasks/delete" || event.text("id") == id) {
+        // Execs have exits and deletes of their own, under their own ids.
+        let of_init = |event: &&Event| match event.topic.as_str() {
+            "/tasks/exit" => event.text("id") == id,
+            "/tasks/delete" => event.text("id").is_empty() || event.text("id") == id,
+            _ => false,
+        };
+        for event in seen.iter().filter(of_init) {
             let reported = event.number("exit_status");
             ensure!(reported == code, "{} says {reported} instead of {code}", event.topic);
         }

@@ -3,6 +3,7 @@
 use crate::{Outcome, ensure};
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -65,8 +66,8 @@ impl Output {
 pub struct Running {
     child: Child,
     stdin: Option<std::process::ChildStdin>,
-    stdout: JoinHandle<Vec<u8>>,
-    stderr: JoinHandle<Vec<u8>>,
+    stdout: Stream,
+    stderr: Stream,
     call: String,
     end: Instant,
 }
@@ -82,12 +83,29 @@ pub fn start(mut command: Command, call: String, limit: Duration) -> Outcome<Run
     Ok(Running { child, stdin, stdout, stderr, call, end: Instant::now() + limit + Duration::from_secs(5) })
 }
 
-fn read_all(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = from.read_to_end(&mut bytes);
-        bytes
-    })
+/// What a client has written so far, and the thread that reads on.
+struct Stream {
+    seen: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Stream {
+    fn end(self) -> Vec<u8> {
+        let _ = self.reader.join();
+        std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn read_all(mut from: impl Read + Send + 'static) -> Stream {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = seen.clone();
+    let reader = std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            sink.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..count]);
+        }
+    });
+    Stream { seen, reader }
 }
 
 /// Newer clients warn of hosts with cgroup v1 on every call; that is not what tests look at.
@@ -106,6 +124,15 @@ impl Running {
     /// Takes the stdin out, to be written or closed by the test.
     pub fn take_stdin(&mut self) -> Option<std::process::ChildStdin> {
         self.stdin.take()
+    }
+
+    /// Waits until the client's output begins with the words: then the container runs.
+    pub fn wait_for(&self, words: &str) -> Outcome {
+        crate::eventually(crate::containerd::LIMIT, || {
+            let seen = self.stdout.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            ensure!(seen.starts_with(words.as_bytes()), "{} never said {words:?}", self.call);
+            Ok(())
+        })
     }
 
     /// Whether the client has exited.
@@ -130,12 +157,8 @@ impl Running {
         drop(self.stdin.take());
         let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
         let close_to_end = Instant::now() + Duration::from_secs(5) >= self.end;
-        let output = Output {
-            code,
-            stdout: self.stdout.join().map_err(|_| "reader of stdout panicked")?,
-            stderr: without_warnings(&self.stderr.join().map_err(|_| "reader of stderr panicked")?),
-            call: self.call,
-        };
+        let output =
+            Output { code, stdout: self.stdout.end(), stderr: without_warnings(&self.stderr.end()), call: self.call };
         let ended_by_limit = timed_out || (close_to_end && matches!(code, 124 | 137));
         ensure!(!ended_by_limit, "timed out\n{}", output.report());
         Ok(output)

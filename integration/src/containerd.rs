@@ -107,6 +107,31 @@ pub fn bin_dir() -> Outcome<PathBuf> {
     Ok(test.parent().and_then(Path::parent).ok_or("this test has no target directory")?.to_path_buf())
 }
 
+/// Removes what tests left that were killed by their time limit: their processes ended with their pid namespaces, but
+/// control groups and directories carry the name of a test process that is no more.
+fn sweep() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    let stale = |path: &Path| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let owner = name.strip_prefix("mini-test-").and_then(|rest| rest.split_once('-')).map(|pair| pair.0.to_owned());
+        owner.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
+    };
+    ONCE.call_once(|| {
+        let entries = |directory: &Path| directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+        for directory in entries(Path::new("/var/tmp")).filter(|path| stale(path)) {
+            let _ = std::fs::remove_dir_all(directory);
+        }
+        for hierarchy in crate::residue::hierarchies() {
+            for group in entries(&hierarchy).filter(|path| stale(path)) {
+                let namespace = group.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                for group in crate::residue::cgroups_of(&namespace) {
+                    let _ = std::fs::remove_dir(group);
+                }
+            }
+        }
+    });
+}
+
 impl Containerd {
     /// Starts one and imports the image.
     pub fn start(version: Version, runtime: Runtime) -> Outcome<Containerd> {
@@ -125,6 +150,7 @@ impl Containerd {
             }
             Runtime::Runc => own.display().to_string(),
         };
+        sweep();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let mut containerd = Containerd {
             version,
@@ -135,7 +161,9 @@ impl Containerd {
             daemon: Mutex::new(None),
             events: Mutex::new(None),
             seen: Arc::default(),
-            directory: tempfile::Builder::new().prefix("mini-test-").tempdir_in("/var/tmp")?,
+            directory: tempfile::Builder::new()
+                .prefix(&format!("mini-test-{}-", std::process::id()))
+                .tempdir_in("/var/tmp")?,
             path: format!("{first}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         };
         containerd.configure()?;

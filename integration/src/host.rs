@@ -16,6 +16,7 @@ const INIT: &str = r#"
 set -e
 mount --make-rshared /
 mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/mount # where mount(8) keeps notes; it makes the directory on its first call
 ip link set lo up
 echo ready
 while read -r _; do :; done

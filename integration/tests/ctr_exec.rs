@@ -58,7 +58,7 @@ fn user_and_cwd(bed: &Bed) -> Outcome {
 fn stdin(bed: &Bed) -> Outcome {
     let id = bed.sleeper()?;
     let mut client = bed.exec_start(&id, &[], &["sh", "-c", "echo up; cat; echo ended; sleep 0.3"])?;
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    client.wait_for("up\n")?;
     client.write(b"one\ntwo\n")?;
     drop(client.take_stdin());
     client.wait()?.ok()?.says("up\none\ntwo\nended\n")?;

@@ -64,10 +64,8 @@ fn exit_code_of_a_killed_task(bed: &Bed) -> Outcome {
     bed.ctr(&["task", "kill", "--signal", "KILL", &id])?.ok()?;
     bed.wait_status(&id, "STOPPED")?;
     bed.delete(&id, &[], 137)?;
-    let with_handler = bed.detached(
-        &["--null-io"],
-        &["sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.05; done"],
-    )?;
+    let with_handler =
+        bed.detached(&["--null-io"], &["sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.05; done"])?;
     eventually(LIMIT, || {
         bed.ctr(&["task", "kill", &with_handler])?;
         let status = bed.status(&with_handler)?;

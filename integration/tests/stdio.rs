@@ -5,6 +5,8 @@ use integration::{Bed, Outcome, cases, client, ensure, eventually, suite};
 use std::io::{Read, Write};
 use std::time::Duration;
 
+// Where stdin is written or closed, the container has to say first that it is up: ctr forgets an end of file that comes
+// before its task is there, with any shim.
 fn run_with_stdin(bed: &Bed, flags: &[&str], command: &[&str]) -> Outcome<client::Running> {
     let id = bed.id();
     let mut all = vec!["--rm"];
@@ -14,7 +16,7 @@ fn run_with_stdin(bed: &Bed, flags: &[&str], command: &[&str]) -> Outcome<client
 
 fn stdin_arrives_and_ends(bed: &Bed) -> Outcome {
     let mut client = run_with_stdin(bed, &[], &["sh", "-c", "echo up; cat; echo ended"])?;
-    std::thread::sleep(Duration::from_millis(500));
+    client.wait_for("up\n")?;
     client.write(b"line one\nline two\n")?;
     drop(client.take_stdin());
     client.wait()?.ok()?.says("up\nline one\nline two\nended\n")?;
@@ -42,19 +44,18 @@ impl Read for Noise {
 const SIZE: usize = 100 << 20;
 
 fn hundred_megabytes_there_and_back(bed: &Bed) -> Outcome {
-    let mut client = run_with_stdin(bed, &[], &["cat"])?;
+    let mut client = run_with_stdin(bed, &[], &["sh", "-c", "echo up; exec cat"])?;
+    client.wait_for("up\n")?;
     let mut stdin = client.take_stdin().ok_or("no stdin")?;
-    let feeder = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(500));
-        std::io::copy(&mut Noise { state: 1, left: SIZE }, &mut stdin)
-    });
+    let feeder = std::thread::spawn(move || std::io::copy(&mut Noise { state: 1, left: SIZE }, &mut stdin));
     let output = client.wait()?.ok()?;
     let sent = feeder.join().map_err(|_| "the feeder panicked")??;
     ensure!(sent == SIZE as u64, "only {sent} bytes were taken");
-    ensure!(output.stdout.len() == SIZE, "{} bytes came back", output.stdout.len());
+    let back = &output.stdout[3..];
+    ensure!(back.len() == SIZE, "{} bytes came back", back.len());
     let mut expected = Vec::with_capacity(SIZE);
     Noise { state: 1, left: SIZE }.read_to_end(&mut expected)?;
-    ensure!(output.stdout == expected, "other bytes came back");
+    ensure!(back == expected, "other bytes came back");
     Ok(())
 }
 
@@ -213,8 +214,8 @@ fn nothing_reads_and_the_others_go_on(bed: &Bed) -> Outcome {
 }
 
 fn write_all_in_small_pieces(bed: &Bed) -> Outcome {
-    let mut client = run_with_stdin(bed, &[], &["cat"])?;
-    std::thread::sleep(Duration::from_millis(500));
+    let mut client = run_with_stdin(bed, &[], &["sh", "-c", "echo up; exec cat"])?;
+    client.wait_for("up\n")?;
     let mut stdin = client.take_stdin().ok_or("no stdin")?;
     let feeder = std::thread::spawn(move || -> std::io::Result<()> {
         for number in 0..20_000_u32 {
@@ -224,7 +225,7 @@ fn write_all_in_small_pieces(bed: &Bed) -> Outcome {
     });
     let output = client.wait()?.ok()?;
     feeder.join().map_err(|_| "the feeder panicked")??;
-    let text = output.text();
+    let text = output.text().split_off(3);
     ensure!(text.lines().enumerate().all(|(number, line)| line == number.to_string()), "lines came out of order");
     ensure!(text.lines().count() == 20_000, "{} lines came back", text.lines().count());
     Ok(())

@@ -235,7 +235,16 @@ impl Cgroup {
     /// The first value that the kernel, or this host's version, refuses, with its pointer below `/linux/resources`.
     pub fn apply(&self, r: &Resources) -> Result<()> {
         self.limit(r)?;
-        devices::apply(&self.record, &r.devices)
+        self.devices(&r.devices)
+    }
+
+    /// Denies all devices but those of the rules and of runc's default list. On version 1 there is a moment in which
+    /// everything is denied, so nobody of the group should be opening one.
+    ///
+    /// # Errors
+    /// A rule that this host cannot enforce, with its pointer.
+    pub fn devices(&self, rules: &[crate::spec::DeviceRule]) -> Result<()> {
+        devices::apply(&self.record, rules)
     }
 
     /// Changes the limits that are given and leaves the others. Device rules, if there are any, replace the present ones
@@ -248,7 +257,11 @@ impl Cgroup {
         if r.devices.is_empty() { Ok(()) } else { devices::apply(&self.record, &r.devices) }
     }
 
-    fn limit(&self, r: &Resources) -> Result<()> {
+    /// Writes the limits, and leaves the devices alone.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`].
+    pub fn limit(&self, r: &Resources) -> Result<()> {
         let host = limits::Host {
             version: &|name| self.record.find(name).map(|(version, _)| version),
             current: &|controller, name| {

@@ -174,6 +174,7 @@ impl Container {
     ///
     /// On an error init is dead or dying, and not reaped: its pidfd tells the exit.
     pub fn start(&self) -> Result<()> {
+        start::executes(&self.spec)?;
         let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(parked) = parked else {
             return Err(Error::new(Kind::State, "start", &self.id, "cannot start an already running container"));
@@ -188,8 +189,9 @@ impl Container {
             child: &mut init,
             cgroup: &self.cgroup,
             subject: self.subject("created"),
+            restricted: true,
         };
-        dialogue.to_the_end(None)?;
+        dialogue.serve_to_the_end(None)?;
         hooks::run("poststart", &self.spec.hooks.poststart, self.subject("running")).inspect_err(|_| {
             // The specification has the container end with its poststart hook; it may have ended by itself.
             let _killed = self.signal(libc::SIGKILL);
@@ -238,9 +240,10 @@ impl Container {
             child: &mut child,
             cgroup: &self.cgroup,
             subject: self.subject("running"),
+            restricted: true,
         };
         drop_shared(&mut image);
-        let console = dialogue.to_the_end(Some(&mut image))?;
+        let console = dialogue.serve_to_the_end(Some(&mut image))?;
         Ok(child.born(console))
     }
 
@@ -349,7 +352,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let into = fill(&mut image, attach, request.stdio, theirs, gate);
     let mut child = Unborn::spawn(&mut image, &report, into)?;
     drop_shared(&mut image);
-    cgroup.apply(&spec.linux.resources)?;
+    cgroup.limit(&spec.linux.resources)?;
     if let Some(uid) = delegate_to(spec) {
         cgroup.delegate(uid)?;
     }
@@ -367,8 +370,9 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
             bundle: request.bundle.to_str().unwrap_or_default(),
             spec,
         },
+        restricted: false,
     };
-    let console = dialogue.to_the_gate(&mut image)?;
+    let console = dialogue.serve_to_the_gate(&mut image)?;
     drop(image);
     let child = child.born(console);
     let pidfd = child.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
@@ -395,7 +399,8 @@ fn delegate_to(spec: &Spec) -> Option<u32> {
     });
     let uid = spec.process.as_ref().map_or(0, |p| p.user.uid);
     let map = &spec.linux.uid_mappings;
-    let host = |m: &crate::spec::IdMapping| uid.checked_sub(m.container_id).filter(|i| *i < m.size).map(|i| m.host_id + i);
+    let host =
+        |m: &crate::spec::IdMapping| uid.checked_sub(m.container_id).filter(|i| *i < m.size).map(|i| m.host_id + i);
     if !own || !writable {
         return None;
     }
@@ -560,27 +565,44 @@ struct Dialogue<'a> {
     child: &'a mut Unborn,
     cgroup: &'a Cgroup,
     subject: hooks::Subject<'a>,
+    /// The device rules are in force.
+    restricted: bool,
 }
 
 impl Dialogue<'_> {
     /// Serves the child until it waits at the start gate; gives the master of its terminal.
-    fn to_the_gate(&mut self, image: &mut Image<'_>) -> Result<Option<OwnedFd>> {
+    fn serve_to_the_gate(&mut self, image: &mut Image<'_>) -> Result<Option<OwnedFd>> {
         let mut console = None;
         loop {
             match self.wire.hear()? {
                 Heard::Fd(fd) => console = Some(fd),
                 Heard::At(Gate::Start) => {
+                    self.restrict()?;
                     self.section(image, Section::Limits)?;
                     return Ok(console);
                 }
-                Heard::At(gate) => self.serve(gate, Some(&mut *image))?,
+                Heard::At(gate) => {
+                    if gate == Gate::Hooks {
+                        self.restrict()?;
+                    }
+                    self.serve(gate, Some(&mut *image))?;
+                }
                 Heard::Closed => return Err(self.cause()),
             }
         }
     }
 
+    /// Device rules, once. Only while the child waits: on version 1 a list of rules begins with "nothing", and a child that
+    /// opens its terminal at that moment gets EPERM. Before any hook, which may rely on them.
+    fn restrict(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.restricted, true) {
+            return Ok(());
+        }
+        self.cgroup.devices(&self.subject.spec.linux.resources.devices)
+    }
+
     /// Serves the child until it has executed its payload.
-    fn to_the_end(&mut self, mut image: Option<&mut Image<'_>>) -> Result<Option<OwnedFd>> {
+    fn serve_to_the_end(&mut self, mut image: Option<&mut Image<'_>>) -> Result<Option<OwnedFd>> {
         let mut console = None;
         loop {
             match self.wire.hear()? {
@@ -629,7 +651,12 @@ impl Dialogue<'_> {
     }
 
     /// Why the child is gone without having executed anything.
-    fn cause(&self) -> Error {
+    fn cause(&mut self) -> Error {
+        let last = self.report.pid();
+        if last != 0 && last != self.child.pid {
+            // It died between its birth and its gate. Whoever drops `child` has to reap it too.
+            let _adopted = self.child.succeed(self.report);
+        }
         let (step, errno) = (self.report.step(), self.report.errno());
         if errno != 0 {
             return fault::sentence(self.plan, Section::Child, step, errno, self.report.value());

@@ -107,6 +107,13 @@ mod tests {
     }
 
     #[test]
+    fn the_options_are_those_that_plans_know() {
+        let theirs: Vec<&str> = crate::plan::options::WORDS.iter().map(|(word, _)| *word).collect();
+        assert_eq!(mount_options(&host()), theirs);
+        assert!(theirs.iter().all(|word| words::is_mount_option(word)));
+    }
+
+    #[test]
     fn flags_of_the_kernel_are_told_from_flags_we_know() {
         let f = features(&host());
         let flags = json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC"]);

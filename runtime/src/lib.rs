@@ -8,6 +8,7 @@ pub mod child;
 pub mod clock;
 pub mod container;
 pub mod error;
+pub mod exe;
 pub mod features;
 pub mod host;
 pub mod lifecycle;

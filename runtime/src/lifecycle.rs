@@ -232,13 +232,11 @@ impl Lifecycle {
                 effects.extend(self.announce_if_last());
                 Ok(effects)
             }
+            // No event, as with the Go shim: clients take a TaskDelete of the container's id for the container's.
             (Input::ExecDeleted(id), seen!()) => {
                 let mut effects = Vec::new();
-                match self.execs.remove(&id) {
-                    Some(Exec::Deleting(Some(exit))) => {
-                        effects.push(Effect::Publish(Event::Delete(Some(id.clone()), exit)));
-                    }
-                    _never_ran => effects.push(Effect::Release(Some(id.clone()), None)),
+                if !matches!(self.execs.remove(&id), Some(Exec::Deleting(Some(_)))) {
+                    effects.push(Effect::Release(Some(id.clone()), None));
                 }
                 effects.push(Effect::Forget(Some(id)));
                 Ok(effects)

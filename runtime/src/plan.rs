@@ -175,6 +175,9 @@ pub struct Label(u16);
 /// descriptors, far above what a usual container needs, so that the usual container closes nothing twice.
 const FRESH_SLOTS: usize = 320;
 
+/// How many of them there are then: more than any sequence of steps needs at once.
+const RING: usize = 32;
+
 /// Collects steps, strings and slots.
 pub struct Builder {
     sections: [Vec<Step>; 4],
@@ -185,7 +188,7 @@ pub struct Builder {
     lists: Vec<Str>,
     slots: Vec<Str>,
     labels: Vec<Option<u16>>,
-    recycled: [Option<Slot>; 2],
+    recycled: [Option<Slot>; RING],
     turn: usize,
 }
 
@@ -207,7 +210,7 @@ impl Builder {
             lists: Vec::new(),
             slots: Vec::new(),
             labels: Vec::new(),
-            recycled: [None; 2],
+            recycled: [None; RING],
             turn: 0,
         };
         b.from = b.str("");
@@ -277,7 +280,8 @@ impl Builder {
         Slot((self.slots.len() - 1) as u16)
     }
 
-    /// A slot for the next few steps only; after very many of them two are used in turn.
+    /// A slot for the next few steps only; after very many of them a ring of them is used. What is needed across calls that
+    /// take scratch slots themselves is a [`Builder::slot`].
     pub fn scratch(&mut self, name: impl AsRef<str>) -> Slot {
         if self.slots.len() < FRESH_SLOTS {
             return self.slot(name);

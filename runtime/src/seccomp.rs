@@ -23,9 +23,10 @@
 //! # Where we differ
 //!
 //! * `errnoRet` with an action that takes none is refused, as the specification demands (runc ignores it).
-//! * Several rules for one call, one of which has `<`, `<=`, `>`, `>=` or `!=`, mean what they say. libseccomp up to 2.6.1
-//!   merges the halves of 64-bit comparisons of different rules and so answers some calls with another rule's action:
-//!   `a0 < 0x1_0000_0005 && a1 == 40` beside `a0 >= 40` also matches `a0 == 39, a1 == 39`.
+//! * Several rules for one call mean what they say. libseccomp (seen with 2.5.4 and 2.6.1) sometimes answers with the action of
+//!   a rule that does not hold, or misses one that does, if a rule among them has several conditions or one of `<`, `<=`,
+//!   `>`, `>=`, `!=`: `a0 < 0x1_0000_0005 && a1 == 40` beside `a0 >= 40` also matches `a0 == 39, a1 == 39`. Nor does it
+//!   load the call's number if x32 is listed, there are at most 32 rules and the first call is none of x86-64.
 //! * libseccomp refuses more quarrels: also those of a shorter rule with earlier longer ones, and of calls that the
 //!   architecture does not have.
 //! * Architectures of other machines are accepted and produce nothing (libseccomp refuses those of the other byte order).

@@ -3,6 +3,8 @@
 //! Which one is sent depends on the host's cgroups, and every consumer looks at the type's bare name. pids, cpu, memory
 //! and io are always there: nerdctl dereferences them unseen.
 #![forbid(unsafe_code)]
+// The messages have fields of their own that a literal would have to take from a default again.
+#![allow(clippy::field_reassign_with_default)]
 
 use containerd_shim_protos::cgroups::metrics as v1;
 use containerd_shim_protos::cgroups_v2::metrics as v2;

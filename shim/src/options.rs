@@ -62,6 +62,7 @@ pub fn decode(any: Option<&Any>) -> Result<Options, String> {
     };
     match any.type_url.rsplit('/').next().unwrap_or_default() {
         "containerd.runc.v1.Options" => typed(&any.value),
+        "containerd.linux.runc.CreateOptions" => old(&any.value),
         "runtimeoptions.v1.Options" | "containerd.runtimeoptions.v1.Options" => configured(&any.value),
         _ => Err(format!("runtime options of type {:?} are not supported", any.type_url)),
     }
@@ -83,6 +84,30 @@ fn typed(bytes: &[u8]) -> Result<Options, String> {
         criu_image_path: o.criu_image_path,
         criu_work_path: o.criu_work_path,
     })
+}
+
+/// `containerd.linux.runc.CreateOptions`, which containerd 1.6 and 1.7 make of the client's own words for every runtime
+/// whose name does not begin with io.containerd.runc (runtime/linux/runctypes/runc.proto). Fields 2 to 7 concern a restore,
+/// which Create refuses as such.
+fn old(bytes: &[u8]) -> Result<Options, String> {
+    let mut o = Options::default();
+    let mut input = protobuf::CodedInputStream::from_bytes(bytes);
+    let broken = |e: protobuf::Error| format!("containerd.linux.runc.CreateOptions: {e}");
+    while let Some(tag) = input.read_raw_tag_or_eof().map_err(broken)? {
+        match tag {
+            0x08 => o.no_pivot_root = input.read_bool().map_err(broken)?,
+            0x10 | 0x18 | 0x20 | 0x28 => drop(input.read_bool().map_err(broken)?),
+            0x32 | 0x3a => drop(input.read_string().map_err(broken)?),
+            0x40 => o.no_new_keyring = input.read_bool().map_err(broken)?,
+            0x4a => o.shim_cgroup = input.read_string().map_err(broken)?,
+            0x50 => o.io_uid = Some(input.read_uint32().map_err(broken)?).filter(|id| *id != 0),
+            0x58 => o.io_gid = Some(input.read_uint32().map_err(broken)?).filter(|id| *id != 0),
+            0x62 => o.criu_work_path = input.read_string().map_err(broken)?,
+            0x6a => o.criu_image_path = input.read_string().map_err(broken)?,
+            _ => return Err(format!("containerd.linux.runc.CreateOptions: unknown field {}", tag >> 3)),
+        }
+    }
+    Ok(o)
 }
 
 /// `runtimeoptions.v1.Options`: 1 type_url, 2 config_path, 3 config_body (api/types/runtimeoptions/v1/api.proto). The crate of
@@ -196,6 +221,21 @@ mod tests {
     }
 
     #[test]
+    fn options_of_an_old_client() {
+        let bytes = [&[0x08, 1, 0x40, 1, 0x50, 7][..], &field(9, "/shim")].concat();
+        let o = decode(Some(&any("containerd.linux.runc.CreateOptions", &bytes))).unwrap();
+        let expected = Options {
+            no_pivot_root: true,
+            no_new_keyring: true,
+            io_uid: Some(7),
+            shim_cgroup: "/shim".into(),
+            ..Options::default()
+        };
+        assert_eq!(o, expected);
+        assert!(decode(Some(&any("containerd.linux.runc.CreateOptions", &[0x70, 1]))).is_err());
+    }
+
+    #[test]
     fn nothing_is_the_default() {
         assert_eq!(decode(None), Ok(Options::default()));
         assert_eq!(decode(Some(&any("", b""))), Ok(Options::default()));
@@ -250,7 +290,7 @@ mod tests {
     fn refusals_name_what_they_refuse() {
         for (url, bytes, word) in [
             ("io.containerd.runsc.v1.options", vec![], "io.containerd.runsc.v1.options"),
-            ("containerd.linux.runc.CreateOptions", vec![], "containerd.linux.runc.CreateOptions"),
+            ("containerd.linux.runc.CreateOptions", field(14, "x"), "unknown field 14"),
             ("containerd.runc.v1.Options", field(6, "no-runc"), "no-runc"),
             ("containerd.runc.v1.Options", field(12, "ttrpc+unix:///x"), "ttrpc+unix:///x"),
             ("runtimeoptions.v1.Options", field(3, "BinaryName = 'crun'"), "crun"),

@@ -57,7 +57,7 @@ impl State {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir(self.bundle(id));
         change(&mut command);
         command.arg(action);
-        let mut child = command.spawn().unwrap();
+        let mut child = spawn(&mut command);
         child.stdin.take().unwrap().write_all(input).unwrap();
         child.wait_with_output().unwrap()
     }
@@ -316,9 +316,21 @@ fn nobody_can_write_to_the_daemons_copy() {
     assert_eq!(opened.unwrap().write(b"x").unwrap_err().raw_os_error(), Some(libc::EPERM));
 }
 
+/// A copied program is busy for as long as a child that another test has just forked still holds our descriptor of it.
+fn spawn(command: &mut Command) -> std::process::Child {
+    loop {
+        match command.spawn() {
+            Err(e) if e.raw_os_error() == Some(libc::ETXTBSY) => {
+                std::thread::sleep(std::time::Duration::from_millis(5))
+            }
+            spawned => return spawned.unwrap(),
+        }
+    }
+}
+
 /// Until exec has happened `/proc/PID/exe` would be ours.
 fn spawn_settled(command: &mut Command) -> std::process::Child {
-    let child = command.spawn().unwrap();
+    let child = spawn(command);
     wait_for(|| proc(child.id(), "comm").starts_with("sleep").then_some(()));
     child
 }

@@ -29,7 +29,12 @@ pub fn copy_up(image: &Image<'_>, root: Slot, from: Str, into: Slot) -> Outcome 
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match rustix::fs::openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), resolve) {
-        Ok(from) => copy_dir(&from, into, 0).map_err(number)?,
+        Ok(from) => {
+            // What fsmount(2) gives is a place only, as if opened with O_PATH: its mode and owner cannot be changed.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let into = rustix::fs::openat(into, ".", flags, Mode::empty()).map_err(number)?;
+            copy_dir(&from, std::os::fd::AsFd::as_fd(&into), 0).map_err(number)?;
+        }
         Err(Errno::NOENT | Errno::NOTDIR) => {}
         Err(e) => return Err(number(e)),
     }

@@ -215,7 +215,9 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
             page,
         ),
         Op::Signals => {
-            call::default_action(libc::SIGPIPE)?;
+            for signal in (1..=64).filter(|s| image.ignored >> (s - 1) & 1 != 0) {
+                call::default_action(signal)?;
+            }
             call::unblock_signals()
         }
         Op::Exec { argv, envp } => call::execve(image.text(image.executable), image.list(argv), image.list(envp)),

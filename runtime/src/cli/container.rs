@@ -8,7 +8,7 @@ use runtime::container::start::start_parked;
 use runtime::spec::{Spec, check};
 use runtime::{Child, Container, Create, Error, Host, Kind, Result, StartBy, Stdio, reap};
 
-use super::foreground::Foreground;
+use super::foreground::{self, Foreground};
 use super::store::{Found, Status, bundle};
 use super::{Context, args, console, words};
 
@@ -62,19 +62,23 @@ pub fn run(context: &Context<'_>, args: &args::Run) -> Result<u8> {
 fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool) -> Result<(Container, Child)> {
     check::id(&args.id)?;
     let bundle = bundle(&args.bundle)?;
-    let spec = Spec::load(&bundle)?;
+    let mut spec = Spec::load(&bundle)?;
     check::warnings(&spec).iter().for_each(|w| context.log.warn(w));
-    let Some(process) = &spec.process else {
+    let Some(process) = &mut spec.process else {
         return Err(Error::invalid("/process", "process property must not be empty"));
     };
-    console::check(process.terminal, detached, args.console_socket.as_deref())?;
+    let terminal = process.terminal;
+    console::check(terminal, detached, args.console_socket.as_deref())?;
+    if terminal && !detached {
+        process.console_size = foreground::size().or(process.console_size);
+    }
     let host = Host::read()?;
     let dir = context.store.reserve(&args.id)?;
     let request = Create {
         id: &args.id,
         bundle: &bundle,
         spec: &spec,
-        stdio: if process.terminal { Stdio::default() } else { stdio()? },
+        stdio: if terminal { Stdio::default() } else { stdio()? },
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
         preserve_fds: args.preserve_fds,

@@ -88,9 +88,10 @@ fn v2(s: &StatsV2) -> Value {
         bytes.extend([entry("Read", io.rbytes), entry("Write", io.wbytes)]);
         operations.extend([entry("Read", io.rios), entry("Write", io.wios)]);
     }
-    let events = s.memory_events.as_ref().map_or(Value::Null, |e| {
-        json!({"low": e.low, "high": e.high, "max": e.max, "oom": e.oom, "oom_kill": e.oom_kill})
-    });
+    let events = s.memory_events.as_ref().map_or(
+        Value::Null,
+        |e| json!({"low": e.low, "high": e.high, "max": e.max, "oom": e.oom, "oom_kill": e.oom_kill}),
+    );
     json!({
         "cpu": {
             "usage": {"total": nano(s.cpu.usage_usec), "kernel": nano(s.cpu.system_usec), "user": nano(s.cpu.user_usec)},

@@ -4,7 +4,7 @@
 use runtime::spec::{Capabilities, Process, Spec, check, from_json};
 use runtime::{Container, Error, Exec, Host, Kind, Result, Stdio, reap};
 
-use super::foreground::Foreground;
+use super::foreground::{self, Foreground};
 use super::store::Status;
 use super::{Context, args, console, container, words};
 
@@ -20,9 +20,12 @@ pub fn exec(context: &Context<'_>, args: &args::Exec) -> Result<u8> {
         _ => {}
     }
     let spec = Spec::load(&found.record.bundle)?;
-    let process = process(args, spec.process.as_ref())?;
+    let mut process = process(args, spec.process.as_ref())?;
     check::process(&process)?;
     console::check(process.terminal, args.detach, args.console_socket.as_deref())?;
+    if process.terminal && !args.detach {
+        process.console_size = foreground::size().or(process.console_size);
+    }
     let foreground = if args.detach { None } else { Some(Foreground::new()?) };
     let host = Host::read()?;
     let container = Container::open(&host, &found.record)?;
@@ -36,8 +39,7 @@ pub fn exec(context: &Context<'_>, args: &args::Exec) -> Result<u8> {
     };
     let child = container.exec(&host, request)?;
     let socket = args.console_socket.as_deref();
-    let told =
-        container::announce(&child, socket, args.pidfd_socket.as_deref(), "setns", args.pid_file.as_deref());
+    let told = container::announce(&child, socket, args.pidfd_socket.as_deref(), "setns", args.pid_file.as_deref());
     if let Err(e) = told {
         // The caller knows nothing of the process, so it must not live.
         let _ = reap::signal(&child.pidfd, libc::SIGKILL);

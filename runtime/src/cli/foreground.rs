@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use runtime::spec::ConsoleSize;
 use runtime::{Error, Kind, Result, reap, sys};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -30,6 +31,12 @@ fn passed_on() -> Vec<i32> {
         WINCH,
     ];
     named.into_iter().chain(34..=64).collect()
+}
+
+/// The size of our own terminal, for a process that is to have it from its first moment; `None` if there is no terminal.
+pub fn size() -> Option<ConsoleSize> {
+    let size = tcgetwinsize(std::io::stdin()).ok()?;
+    Some(ConsoleSize { height: size.ws_row, width: size.ws_col })
 }
 
 /// Made before the process, so that no signal is lost between its start and our waiting.
@@ -230,7 +237,8 @@ impl Copy {
             Ok(n) if n > 0 => {
                 let mut out = std::io::stdout();
                 // If nobody reads our output the container must not stop over it.
-                let _ = std::io::Write::write_all(&mut out, &buffer[..n]).and_then(|()| std::io::Write::flush(&mut out));
+                let _ =
+                    std::io::Write::write_all(&mut out, &buffer[..n]).and_then(|()| std::io::Write::flush(&mut out));
                 true
             }
             Err(Errno::INTR) => true,

@@ -53,6 +53,12 @@ pub fn main() -> ExitCode {
         let _ = Mini::command().print_help();
         return ExitCode::FAILURE;
     };
+    if matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_))
+        && let Err(e) = runtime::exe::seal()
+    {
+        Log::stderr().error(&e.to_string());
+        return ExitCode::FAILURE;
+    }
     // Before anything is opened: a number that is free now could be ours in a moment.
     let preserved = preserved(&command);
     let opened = Log::open(mini.global.log.as_deref(), mini.global.log_format, mini.global.debug);

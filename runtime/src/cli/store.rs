@@ -6,8 +6,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use runtime::cgroup::{Cgroup, Layout};
 use runtime::Record;
+use runtime::cgroup::{Cgroup, Layout};
 use runtime::container::start;
 use runtime::spec::check;
 use runtime::{Error, Kind, Result};
@@ -74,7 +74,11 @@ impl Store {
     /// `Exists`; `Invalid` for an id that is none.
     pub fn reserve(&self, id: &str) -> Result<PathBuf> {
         check::id(id)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.root).map_err(|e| self.io("mkdir", &self.root, &e))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.root)
+            .map_err(|e| self.io("mkdir", &self.root, &e))?;
         let dir = self.root.join(id);
         DirBuilder::new().mode(0o711).create(&dir).map_err(|e| match e.kind() {
             ErrorKind::AlreadyExists => Error::new(Kind::Exists, "", "", "container with given ID already exists"),

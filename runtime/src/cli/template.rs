@@ -47,7 +47,10 @@ pub fn write(args: &SpecArgs) -> Result<()> {
         }
         _ => Error::io("open", shown.clone(), &e),
     })?;
-    writeln!(file, "{spec:#}").map_err(|e| Error::io("write", shown, &e))
+    // Through the types, because they keep the order in which people read it.
+    let spec: runtime::spec::Spec = runtime::spec::from_json(spec.to_string().as_bytes())?;
+    let written = serde_json::to_writer_pretty(&mut file, &spec).map_err(std::io::Error::from);
+    written.and_then(|()| writeln!(file)).map_err(|e| Error::io("write", shown, &e))
 }
 
 /// Every CPU's count of thermal throttling, which moby masks too where there is one.

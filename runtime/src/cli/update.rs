@@ -71,7 +71,19 @@ mod tests {
 
     #[test]
     fn options_may_follow_the_id_and_be_negative() {
-        let line = ["mini", "update", "c1", "--memory", "-1", "--pids-limit", "-1", "--cpu-quota", "-1", "--memory-swap", "1g"];
+        let line = [
+            "mini",
+            "update",
+            "c1",
+            "--memory",
+            "-1",
+            "--pids-limit",
+            "-1",
+            "--cpu-quota",
+            "-1",
+            "--memory-swap",
+            "1g",
+        ];
         let Some(args::Command::Update(args)) = args::Mini::try_parse_from(line).unwrap().command else { panic!() };
         let r = resources(&args.limits).unwrap();
         assert_eq!(r.memory.unwrap().limit, Some(-1));

@@ -41,8 +41,8 @@ pub fn user(word: &str) -> Result<(u32, Option<u32>)> {
 /// Names of signals 1 to 31; the index is the number minus one (signal(7), x86-64 and arm64 have the same).
 const SIGNALS: [&str; 31] = [
     "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR",
-    "SYS",
+    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
+    "PWR", "SYS",
 ];
 
 /// A signal by number (0 to 64), by name with or without `SIG`, or as `RTMIN+3` and `RTMAX-2`.
@@ -132,8 +132,26 @@ mod tests {
         assert_eq!(user("1:2").unwrap(), (1, Some(2)));
         assert_eq!(user("4294967294:2147483648").unwrap(), (4_294_967_294, Some(2_147_483_648)));
         for word in [
-            "", "+1", " 1", "1 ", "1x", "x", "-1", "1:", ":1", "1:2:3", "0x1", "1.0", "4294967295", "4294967296",
-            "18446744073709551616", "root", "1:x", "1:-1", "1:4294967295", "١",
+            "",
+            "+1",
+            " 1",
+            "1 ",
+            "1x",
+            "x",
+            "-1",
+            "1:",
+            ":1",
+            "1:2:3",
+            "0x1",
+            "1.0",
+            "4294967295",
+            "4294967296",
+            "18446744073709551616",
+            "root",
+            "1:x",
+            "1:-1",
+            "1:4294967295",
+            "١",
         ] {
             assert!(user(word).is_err(), "{word:?}");
         }
@@ -142,8 +160,18 @@ mod tests {
     #[test]
     fn signals_by_name_and_number() {
         for (word, number) in [
-            ("TERM", 15), ("SIGTERM", 15), ("sigkill", 9), ("9", 9), ("0", 0), ("64", 64), ("SYS", 31), ("RTMIN", 34),
-            ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("IOT", 6), ("POLL", 29),
+            ("TERM", 15),
+            ("SIGTERM", 15),
+            ("sigkill", 9),
+            ("9", 9),
+            ("0", 0),
+            ("64", 64),
+            ("SYS", 31),
+            ("RTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX-1", 63),
+            ("IOT", 6),
+            ("POLL", 29),
         ] {
             assert_eq!(signal(word).unwrap(), number, "{word}");
         }
@@ -154,7 +182,9 @@ mod tests {
 
     #[test]
     fn sizes_and_durations() {
-        for (word, n) in [("0", 0), ("-1", -1), ("1024", 1024), ("1k", 1024), ("2M", 2 << 20), ("1gb", 1 << 30), ("5b", 5)] {
+        for (word, n) in
+            [("0", 0), ("-1", -1), ("1024", 1024), ("1k", 1024), ("2M", 2 << 20), ("1gb", 1 << 30), ("5b", 5)]
+        {
             assert_eq!(bytes(word).unwrap(), n, "{word}");
         }
         for word in ["", "-2", "k", "1kk", "+1", "9223372036854775808", "16777216t", "1 k"] {

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, describe};
-use crate::plan::print::{call, subject_slot};
+use crate::plan::print::call;
 use crate::plan::{Op, Plan, Section};
 
 /// The error of a failed step. `value` is what the step told beside it.
@@ -19,12 +19,7 @@ pub fn sentence(plan: &Plan, section: Section, step: usize, errno: i32, value: u
         error.errno = None;
         return error;
     }
-    let (name, subject) = call(&failed.op);
-    let subject = match subject {
-        Some(text) => plan.text(text),
-        None => subject_slot(&failed.op).map(|s| plan.slot_name(s)).unwrap_or_default(),
-    };
-    Error::sys(name, subject, errno).at(from)
+    Error::sys(call(&failed.op), plan.subject(&failed.op), errno).at(from)
 }
 
 /// Sentences that clients know from runc (shim contract, error text); see moby's daemon/errors.go.
@@ -46,7 +41,7 @@ fn known(plan: &Plan, op: &Op, errno: Errno, value: u32) -> Option<String> {
         Op::Chdir { path } | Op::ChdirAgain { path } => {
             format!("chdir to cwd ({:?}) set in config.json failed: {words}", plan.text(path))
         }
-        Op::CheckCwd => "current working directory is outside of container mount namespace root -- possible container breakout detected".into(),
+        Op::CheckCwd if errno == Errno::NOENT => "current working directory is outside of container mount namespace root -- possible container breakout detected".into(),
         Op::Hook { path, .. } if errno == Errno::CHILD => {
             format!("{}: hook {:?} failed: exit status {value}", plan_pointer(plan, op), plan.text(path))
         }
@@ -63,12 +58,14 @@ fn plan_pointer(plan: &Plan, op: &Op) -> String {
 
 /// The error of a child that was killed before it could execute its payload.
 pub fn killed(plan: &Plan, step: usize, status: i32, oom: bool) -> Error {
-    let what = plan.child.get(step).map_or("the payload", |s| call(&s.op).0);
-    let from = plan.child.get(step).map(|s| plan.text(s.from)).unwrap_or_default();
+    let at = plan.child.get(step);
+    let what = at.map_or("the payload", |s| call(&s.op));
+    let subject = at.map(|s| plan.subject(&s.op)).unwrap_or_default();
+    let from = at.map(|s| plan.text(s.from)).unwrap_or_default();
     let reason = if oom {
         "container init was OOM-killed (memory limit too low?)".to_owned()
     } else {
         format!("killed by signal {}", status - 128)
     };
-    Error::new(Kind::Killed, what, "", reason).at(from)
+    Error::new(Kind::Killed, what, subject, reason).at(from)
 }

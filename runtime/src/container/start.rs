@@ -5,7 +5,9 @@
 //! its payload or died. Which of the two, stands in the report, a small file that the child shares.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -43,7 +45,7 @@ pub(super) fn park_files(dir: &Path, request: &Create<'_>) -> Result<(Option<Own
     let fifo = rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed("open", e))?;
     let report = dir.join(REPORT);
     let io = |e: &std::io::Error| Error::io("create", report.display().to_string(), e);
-    let file = File::options().read(true).write(true).create_new(true).open(&report).map_err(|e| io(&e))?;
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&report).map_err(|e| io(&e))?;
     file.set_len(4096).map_err(|e| io(&e))?;
     let saved = Request {
         stdio: request.stdio.given(),
@@ -53,8 +55,14 @@ pub(super) fn park_files(dir: &Path, request: &Create<'_>) -> Result<(Option<Own
         tasks: Vec::new(),
     };
     let text = serde_json::to_vec(&saved).unwrap_or_default();
-    std::fs::write(dir.join(REQUEST), text).map_err(|e| io(&e))?;
+    let request = File::options().write(true).create_new(true).mode(0o600).open(dir.join(REQUEST));
+    request.and_then(|mut file| file.write_all(&text)).map_err(|e| io(&e))?;
     Ok((Some(fifo), Some(file)))
+}
+
+/// A process may be missing at create; at start it may not (runtime-spec config.md#process).
+pub(super) fn executes(spec: &Spec) -> Result<()> {
+    if spec.process.is_some() { Ok(()) } else { Err(Error::invalid("/process", "is missing")) }
 }
 
 /// True while init waits to be started.
@@ -80,12 +88,13 @@ pub fn start_parked(host: &Host, dir: &Path, record: &Record) -> Result<()> {
     let path = dir.join(REPORT);
     let file = File::options().read(true).write(true).open(&path);
     let report = Report::new(Some(&file.map_err(|e| Error::io("open", path.display().to_string(), &e))?))?;
+    let spec = Spec::load(&record.bundle)?;
+    executes(&spec)?;
     // Of two starts at once one takes the name away and goes on.
     rustix::fs::unlink(dir.join(FIFO)).map_err(|_| state("cannot start an already running container"))?;
     rustix::io::write(&fifo, b"g").map_err(|e| Error::sys("write", FIFO, e))?;
     let mut poll = [rustix::event::PollFd::new(&fifo, rustix::event::PollFlags::empty())];
     while rustix::event::poll(&mut poll, None) == Err(Errno::INTR) {}
-    let spec = Spec::load(&record.bundle)?;
     outcome(host, dir, record, &spec, &report)?;
     let bundle = record.bundle.to_str().unwrap_or_default();
     let subject = hooks::Subject { id: &record.id, status: "running", pid: record.pid, bundle, spec: &spec };

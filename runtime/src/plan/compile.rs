@@ -102,6 +102,8 @@ pub struct Compiler<'a> {
     pub(super) env: Option<super::List>,
     /// File systems of our own making, by destination: what they hold is known.
     pub(super) mounted: HashMap<String, Slot>,
+    /// Mounts of procfs and sysfs, by destination: what is masked there is looked up in the mount itself.
+    pub(super) kernel: HashMap<String, Slot>,
     pub(super) late_ro: Vec<(Slot, String)>,
     proc: Option<Slot>,
     null: Option<Slot>,
@@ -159,8 +161,9 @@ pub fn exec(request: &Exec<'_>) -> Result<Plan> {
 
     c.join_cgroups();
     c.oom_score_adj();
-    c.session();
+    c.lsm()?;
     c.join_container();
+    c.session();
     c.terminal();
     c.identity(filter.as_ref())?;
     c.start(filter.as_ref());
@@ -201,6 +204,7 @@ impl<'a> Compiler<'a> {
             tty: None,
             env: None,
             mounted: HashMap::new(),
+            kernel: HashMap::new(),
             late_ro: Vec::new(),
             proc: None,
             null: None,
@@ -231,22 +235,21 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The container's namespaces all at once, by its init's pidfd (setns(2), Linux 5.8); the pid namespace only concerns
-    /// children, so the parent sets it before the clone.
+    /// The container's namespaces all at once, by its init's pidfd (setns(2), Linux 5.8). The pid namespace only concerns
+    /// children, so a second process goes on: one that was born into the container's pid namespace before it had left the
+    /// host's tree could be looked into from there, by whoever has CAP_SYS_PTRACE (CVE-2016-9962). For the same reason
+    /// nothing that leads to the host is open any more by then.
     fn join_container(&mut self) {
         let all = self.wanted.all();
         let init = self.b.slot("init");
         self.given.init = Some(init);
-        let pid = super::namespaces::flag(NamespaceKind::Pid);
-        if all & pid != 0 {
-            self.b.section(Section::Prepare);
-            self.b.from("/linux/namespaces");
-            self.b.op(Op::ChildrenPid { slot: init });
-            self.b.section(Section::Child);
+        self.b.from("");
+        for slot in self.given.tasks.clone().into_iter().chain(self.proc.take()) {
+            self.b.op(Op::Close { slot });
         }
-        if all & !pid != 0 {
+        if all != 0 {
             self.b.from("/linux/namespaces");
-            self.b.op(Op::Setns { slot: init, flags: all & !pid });
+            self.b.op(Op::Setns { slot: init, flags: all });
         }
         if self.wanted.user() {
             self.become_root();
@@ -258,6 +261,11 @@ impl<'a> Compiler<'a> {
             self.b.op(Op::Fchdir { slot: root });
             let dot = self.b.str(".");
             self.b.op(Op::Chroot { path: dot });
+        }
+        if self.wanted.has(NamespaceKind::Pid) {
+            self.b.from("/linux/namespaces");
+            self.b.op(Op::Respawn { flags: 0 });
+            self.gate(Gate::Respawned);
         }
     }
 

@@ -26,11 +26,13 @@ const LINKS: &[(&str, &str)] = &[
 ];
 
 impl Compiler<'_> {
-    /// Default devices, those of the spec, links and ptmx; nothing if the caller has bound a /dev of its own.
+    /// Default devices, those of the spec, links and ptmx; nothing if the caller has bound a /dev of its own or
+    /// shows the host's.
     pub(super) fn devices(&mut self) {
         let spec = self.spec;
         let bound = |m: &crate::spec::Mount| {
-            super::mounts::clean(&m.destination) == "/dev" && super::options::Options::of(m).bind.is_some()
+            super::mounts::clean(&m.destination) == "/dev"
+                && (super::options::Options::of(m).bind.is_some() || m.kind == "devtmpfs")
         };
         if !self.wanted.has(crate::spec::NamespaceKind::Mount) || spec.mounts.iter().any(bound) {
             return;
@@ -90,16 +92,17 @@ impl Compiler<'_> {
         };
         let name = self.b.str(name);
         let end = self.b.label();
-        if self.wanted.user() {
-            self.borrowed_device(dir, name, &path, end);
-            return self.b.bind(end);
-        }
         let kind = match device.kind.as_str() {
             "b" => libc::S_IFBLK,
             "p" => libc::S_IFIFO,
             _ => libc::S_IFCHR,
         };
         let dev = if kind == libc::S_IFIFO { 0 } else { libc::makedev(device.major as u32, device.minor as u32) };
+        let node = (kind, dev);
+        if self.wanted.user() {
+            self.borrowed_device(dir, name, &path, node, end);
+            return self.b.bind(end);
+        }
         let mode = device.file_mode.unwrap_or(0o666) & 0o7777;
         let (exists, refused, made) = (self.b.label(), self.b.label(), self.b.label());
         let op = Op::Mknod { dir, name, mode: kind | mode, dev };
@@ -113,7 +116,7 @@ impl Compiler<'_> {
         self.b.op_on(Op::CheckNode { slot: there, mode: kind, dev }, &[(0, made)]);
         // Without CAP_MKNOD the host's own node has to do.
         self.b.bind(refused);
-        self.borrowed_device(dir, name, &path, end);
+        self.borrowed_device(dir, name, &path, node, end);
         self.b.bind(made);
         let (uid, gid) = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
         if uid != 0 || gid != 0 {
@@ -122,12 +125,14 @@ impl Compiler<'_> {
         self.b.bind(end);
     }
 
-    /// Where nodes cannot be made, in a user namespace above all, the host's node is bound. It stays the host's: goes to
-    /// `end`, where nobody changes its owner any more.
-    fn borrowed_device(&mut self, dir: Slot, name: super::Str, path: &str, end: super::Label) {
+    /// Where nodes cannot be made, in a user namespace above all, the host's node is bound, if it is the one that was asked
+    /// for: the path alone could name any file of the host. It stays the host's: goes to `end`, where nobody changes its
+    /// owner any more.
+    fn borrowed_device(&mut self, dir: Slot, name: super::Str, path: &str, (mode, dev): (u32, u64), end: super::Label) {
         let (tree, place) = (self.b.scratch(format!("{path} of the host")), self.b.scratch(path));
         let source = self.b.str(path);
         self.b.op(Op::OpenTree { dir: Dir::Cwd, path: source, flags: CLONE, into: tree });
+        self.b.op(Op::CheckNode { slot: tree, mode, dev });
         let create = (libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC) as u32;
         let resolve = resolve::BENEATH | resolve::NO_SYMLINKS;
         let op = Op::Open { dir: Dir::At(dir), path: name, flags: create, mode: 0o666, resolve, into: place };

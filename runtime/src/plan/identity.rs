@@ -206,7 +206,9 @@ impl Compiler<'_> {
     /// Who the payload is and what it may do. The order is that of docs/order.md.
     pub(super) fn identity(&mut self, filter: Option<&Program>) -> Result<()> {
         let Some(process) = self.process else { return Ok(()) };
-        self.lsm(process)?;
+        if !self.exec {
+            self.lsm()?;
+        }
         if process.no_new_privileges {
             self.b.from(self.pointer("/noNewPrivileges"));
             self.b.op(Op::NoNewPrivs);
@@ -229,6 +231,7 @@ impl Compiler<'_> {
         self.b.from(self.pointer("/user"));
         self.b.op(Op::KeepCaps { on: true });
         self.user(process);
+        self.b.from(self.pointer("/user"));
         self.b.op(Op::KeepCaps { on: false });
         if let Some(sets) = sets {
             self.capabilities(sets, filter.is_some() && needs_admin(process, Some(sets)));
@@ -241,7 +244,9 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    fn lsm(&mut self, process: &Process) -> Result<()> {
+    /// What execve changes to. An exec says it before it is in the container, because /proc of the host is needed for it.
+    pub(super) fn lsm(&mut self) -> Result<()> {
+        let Some(process) = self.process else { return Ok(()) };
         if process.apparmor_profile.is_empty() {
             return Ok(());
         }

@@ -1,98 +1,26 @@
 //! What holds for every plan whatsoever; checked over random specs by the tests, and over each plan in debug builds.
 
-use std::collections::HashSet;
+mod flow;
+mod root;
 
-use super::{Dir, Op, Plan, Section, Slot};
+pub use flow::slots;
 
-/// The slots an operation reads and the slot it fills.
-pub fn slots(op: &Op) -> (Vec<Slot>, Option<Slot>) {
-    let at = |dir: Dir| match dir {
-        Dir::At(slot) => vec![slot],
-        Dir::Cwd => vec![],
-    };
-    match *op {
-        Op::Open { dir, into, .. } | Op::OpenTree { dir, into, .. } => (at(dir), Some(into)),
-        Op::Close { slot }
-        | Op::Write { slot, .. }
-        | Op::Fchown { slot, .. }
-        | Op::CheckFs { slot, .. }
-        | Op::CheckNode { slot, .. }
-        | Op::Dup { slot, .. }
-        | Op::Fchdir { slot }
-        | Op::Setns { slot, .. }
-        | Op::ChildrenPid { slot }
-        | Op::ControllingTty { slot } => (vec![slot], None),
-        Op::Mkdir { dir, .. }
-        | Op::Mknod { dir, .. }
-        | Op::Symlink { dir, .. }
-        | Op::Unlink { dir, .. }
-        | Op::Chown { dir, .. } => (vec![dir], None),
-        Op::CloseRange { keep, .. } => (vec![keep], None),
-        Op::Fsopen { into, .. } | Op::MapNamespace { into, .. } => (vec![], Some(into)),
-        Op::FsString { fs, .. } | Op::FsFlag { fs, .. } | Op::FsCreate { fs } => (vec![fs], None),
-        Op::FsModeOf { fs, of } => (vec![fs, of], None),
-        Op::Fsmount { fs, into, .. } => (vec![fs], Some(into)),
-        Op::SetAttr { mount, idmap, .. } => (std::iter::once(mount).chain(idmap).collect(), None),
-        Op::Remount { mount, .. } => (vec![mount], None),
-        Op::Propagation { mount, .. } => (mount.into_iter().collect(), None),
-        Op::MoveMount { from, to } => (vec![from, to], None),
-        Op::CopyUp { root, into, .. } => (vec![root, into], None),
-        Op::UnlockPty { master } | Op::Winsize { master, .. } => (vec![master], None),
-        Op::PtyPeer { master, into } => (vec![master], Some(into)),
-        Op::SendFd { wire, slot } => (vec![wire, slot], None),
-        Op::Home { dir, .. } => (at(dir), None),
-        Op::Gate { wire, wait, .. } => (vec![wire, wait], None),
-        Op::Seccomp { listener, .. } => (vec![], listener),
-        _ => (vec![], None),
-    }
-}
+use flow::{filled_before_use, forward};
+use root::{attached, opens, paths, root, watched};
+
+use super::{Gate, Op, Plan, Section};
 
 /// The first law that a plan breaks, in words.
 pub fn broken(plan: &Plan) -> Option<String> {
-    forward(plan)
-        .or_else(|| filled_before_use(plan))
-        .or_else(|| places(plan))
-        .or_else(|| order(plan))
-        .or_else(|| paths(plan))
+    let laws = [forward, filled_before_use, places, order, tail, root, gates, paths, opens, watched, attached];
+    laws.iter().find_map(|law| law(plan))
 }
 
-/// Edges lead forward and stay inside the section.
-fn forward(plan: &Plan) -> Option<String> {
-    for section in [Section::Prepare, Section::Child, Section::Maps, Section::Limits] {
-        let steps = plan.section(section);
-        for (i, step) in steps.iter().enumerate() {
-            for edge in step.on.0.iter().flatten() {
-                if usize::from(edge.to) <= i || usize::from(edge.to) > steps.len() {
-                    return Some(format!("{} {i}: edge to {}", section.name(), edge.to));
-                }
-            }
-        }
-    }
-    None
-}
-
-/// No operation reads a slot that nothing has filled.
-fn filled_before_use(plan: &Plan) -> Option<String> {
-    let g = &plan.given;
-    let mut filled: HashSet<Slot> = [g.wire, g.start].into();
-    filled.extend(&g.tasks);
-    filled.extend(g.stdio.iter().flatten());
-    filled.extend(g.init.iter().chain(&g.process).chain(&g.root));
-    for section in [Section::Prepare, Section::Child, Section::Maps, Section::Limits] {
-        for (i, step) in plan.section(section).iter().enumerate() {
-            let (reads, fills) = slots(&step.op);
-            if let Some(slot) = reads.iter().find(|s| !filled.contains(s)) {
-                return Some(format!("{} {i}: <{}> is empty", section.name(), plan.slot_name(*slot)));
-            }
-            filled.extend(fills);
-        }
-    }
-    None
-}
+const SECTIONS: [Section; 4] = [Section::Prepare, Section::Child, Section::Maps, Section::Limits];
 
 /// Only the parent carries out what allocates, only the child what ends or parks a process.
 fn places(plan: &Plan) -> Option<String> {
-    for section in [Section::Prepare, Section::Child, Section::Maps, Section::Limits] {
+    for section in SECTIONS {
         for (i, step) in plan.section(section).iter().enumerate() {
             let parent = matches!(step.op, Op::CopyUp { .. } | Op::MapNamespace { .. } | Op::ChildrenPid { .. });
             let child = matches!(
@@ -153,25 +81,97 @@ fn order(plan: &Plan) -> Option<String> {
     rules.into_iter().find(|(_, a, b)| matches!((a, b), (Some(a), Some(b)) if a > b)).map(|(law, ..)| law.into())
 }
 
-/// Below the rootfs nothing is reached by a string alone: openat2 stays in the root or beneath a directory, and names given
-/// to mkdirat, mknodat, symlinkat and unlinkat are one component.
-fn paths(plan: &Plan) -> Option<String> {
-    for (i, step) in plan.child.iter().enumerate() {
-        match step.op {
-            Op::Mkdir { name, .. } | Op::Mknod { name, .. } | Op::Unlink { name, .. } | Op::Symlink { name, .. } => {
-                let name = plan.text(name);
-                if name.is_empty() || name.contains('/') || name == ".." || name == "." {
-                    return Some(format!("child {i}: {name:?} is not one component"));
-                }
+/// Indexes of the child's steps that are so.
+fn all(plan: &Plan, is: impl Fn(&Op) -> bool) -> Vec<usize> {
+    plan.child.iter().enumerate().filter(|(_, s)| is(&s.op)).map(|(i, _)| i).collect()
+}
+
+/// What every payload may rely on: see runtime-spec, capabilities(7), seccomp(2), and CVE-2023-25173 for the groups.
+fn tail(plan: &Plan) -> Option<String> {
+    let exec = all(plan, |o| matches!(o, Op::Exec { .. })).pop()?;
+    let one = |what: &str, is: &dyn Fn(&Op) -> bool| match all(plan, is)[..] {
+        [i] => Ok(i),
+        ref found => Err(format!("{what} is there {} times", found.len())),
+    };
+    let found = (|| {
+        let groups = one("setgroups", &|o| matches!(o, Op::Setgroups { .. }))?;
+        let signals = one("the signal mask", &|o| matches!(o, Op::Signals))?;
+        let session = one("setsid", &|o| matches!(o, Op::Setsid))?;
+        let chdir = one("chdir", &|o| matches!(o, Op::Chdir { .. }))?;
+        let again = one("the second chdir", &|o| matches!(o, Op::ChdirAgain { .. }))?;
+        let check = one("getcwd", &|o| matches!(o, Op::CheckCwd))?;
+        for to in 0..3 {
+            if all(plan, |o| matches!(o, Op::Dup { to: t, .. } if *t == to)).is_empty() {
+                return Err(format!("nothing is opened as {to}"));
             }
-            Op::Open { dir: Dir::At(slot), path, resolve: 0, .. } => {
-                let trusted = ["/proc", "/proc/PID"].contains(&plan.slot_name(slot).as_str());
-                if !trusted && plan.text(path) != "." {
-                    return Some(format!("child {i}: {:?} may leave the root", plan.text(path)));
-                }
-            }
-            _ => {}
+        }
+        Ok([groups, signals, session, chdir, again, check])
+    })();
+    let [groups, _, _, chdir, again, check] = match found {
+        Ok(found) => found,
+        Err(law) => return Some(law),
+    };
+    let last = |is: &dyn Fn(&Op) -> bool| all(plan, is).pop();
+    let gid = last(&|o| matches!(o, Op::Setgid { .. }));
+    let uid = last(&|o| matches!(o, Op::Setuid { .. }));
+    let (Some(gid), Some(uid)) = (gid, uid) else { return Some("the user stays the caller's".into()) };
+    let keep = all(plan, |o| matches!(o, Op::KeepCaps { on: true }));
+    let drop = all(plan, |o| matches!(o, Op::KeepCaps { on: false }));
+    if !matches!((keep.as_slice(), drop.as_slice()), ([a], [b]) if *a < uid && uid < *b) {
+        return Some("capabilities are kept over the change of user, and only over it".into());
+    }
+    if !(groups < gid && gid < uid && chdir < uid && uid < again && again < check) {
+        return Some("groups, then gid, then uid, then the directory".into());
+    }
+    if let Some(late) = all(plan, |o| matches!(o, Op::NoNewPrivs)).pop()
+        && all(plan, |o| matches!(o, Op::Seccomp { .. })).first().is_some_and(|f| *f < late)
+    {
+        return Some("no_new_privs before the filter".into());
+    }
+    if let Some(filter) = all(plan, |o| matches!(o, Op::Seccomp { .. })).pop() {
+        let after = |o: &Op| {
+            let listener = matches!(o, Op::Gate { gate: Gate::Listener, .. });
+            let rest = matches!(o, Op::Capset { .. } | Op::Hook { .. } | Op::Inherit { .. } | Op::CloseRange { .. });
+            listener || rest || matches!(o, Op::Exec { .. })
+        };
+        if let Some(step) = plan.child[filter + 1..].iter().find(|s| !after(&s.op)) {
+            return Some(format!("{:?} under the filter", step.op));
         }
     }
-    None
+    // What is open of ours may be more than RLIMIT_NOFILE allows.
+    let limit = all(plan, |o| matches!(o, Op::Rlimit { resource: 7, .. }));
+    let opened = all(plan, |o| matches!(o, Op::Home { .. }) || slots(o).1.is_some());
+    let listener = |i: &usize| matches!(plan.child[*i].op, Op::Seccomp { .. });
+    if limit.first().is_some_and(|l| opened.iter().any(|o| o > l && !listener(o))) {
+        return Some("nothing is opened under the payload's limits".into());
+    }
+    let first = match plan.child[exec - 1].op {
+        Op::CloseRange { first, keep } if keep == plan.given.start => first,
+        _ => return Some("close_range keeps what is waited at".into()),
+    };
+    let inherited = |s: &super::Step| matches!(s.op, Op::Inherit { fd } if fd < 3 || fd >= first);
+    (first < 3 || plan.child.iter().any(inherited)).then(|| "what is inherited is closed".into())
+}
+
+/// Who waits is let go: the parent's sections belong to gates that are there, and to a namespace that is made.
+fn gates(plan: &Plan) -> Option<String> {
+    let gate = |which: Gate| all(plan, |o| matches!(o, Op::Gate { gate, .. } if *gate == which)).len();
+    for which in [Gate::Maps, Gate::Hooks, Gate::Limits, Gate::Listener, Gate::Start] {
+        if gate(which) > 1 {
+            return Some(format!("two gates {which:?}"));
+        }
+    }
+    let init = plan.given.init.is_none();
+    let new_user = libc::CLONE_NEWUSER as u64;
+    let unshared = !all(plan, |o| matches!(o, Op::Unshare { flags } if flags & new_user != 0)).is_empty();
+    let user = plan.clone_flags & new_user != 0 || unshared;
+    if (gate(Gate::Start) == 1) != init {
+        return Some("init waits for its start, nobody else does".into());
+    }
+    if user != (gate(Gate::Maps) == 1) || user == plan.maps.is_empty() {
+        return Some("a new user namespace gets its maps, nobody else does".into());
+    }
+    let limited = gate(if init { Gate::Start } else { Gate::Limits });
+    (!plan.limits.is_empty() && limited == 0 || gate(Gate::Limits) == 1 && plan.limits.is_empty())
+        .then(|| "limits are set while the child waits".into())
 }

@@ -68,6 +68,11 @@ impl Compiler<'_> {
         if options.remount {
             return self.remount(mount, &options, &dest);
         }
+        // What this mount covers is no place for later ones any more.
+        let covers =
+            |other: &str| other.strip_prefix(&dest).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.mounted.retain(|other, _| !covers(other));
+        self.kernel.retain(|other, _| !covers(other));
         if options.bind.is_some() {
             return self.bind(mount, &options, &dest, pointer);
         }
@@ -135,7 +140,8 @@ impl Compiler<'_> {
         }
         self.b.bind(create);
         self.create_place(root, dest, kind);
-        self.b.op(open(inside));
+        // Meanwhile somebody may have put a link there (CVE-2019-19921).
+        self.b.op(open(if matches!(kind, Place::Ordinary) { literal } else { inside }));
         self.b.bind(check);
         // A link in the image may have led below /proc, where only ordinary paths have been checked.
         self.b.op(Op::CheckFs { slot: into, magic: PROC_SUPER_MAGIC, is: false });
@@ -222,7 +228,9 @@ impl Compiler<'_> {
         if late {
             self.late_ro.push((tree, pointer.to_owned()));
         }
-        self.mounted.remove(dest);
+        if dest == "/proc" {
+            self.kernel.insert(dest.to_owned(), tree);
+        }
         Ok(())
     }
 
@@ -324,7 +332,9 @@ impl Compiler<'_> {
         if late {
             self.late_ro.push((tree, pointer.to_owned()));
         }
-        self.mounted.remove(dest);
+        if matches!(mount.kind.as_str(), "proc" | "sysfs") {
+            self.kernel.insert(dest.to_owned(), tree);
+        }
         if tmpfs && !copy_up {
             self.mounted.insert(dest.to_owned(), tree);
         }

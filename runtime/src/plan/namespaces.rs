@@ -135,7 +135,7 @@ impl Compiler<'_> {
         self.b.section(Section::Prepare);
         for (flag, path, i) in self.wanted.joined.clone() {
             self.b.from(format!("/linux/namespaces/{i}/path"));
-            let into = self.b.slot(format!("namespaces/{i}"));
+            let into = self.b.slot(&path);
             let path = self.b.str(path);
             let flags = (libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK) as u32;
             self.b.op(Op::Open { dir: Dir::Cwd, path, flags, mode: 0, resolve: 0, into });

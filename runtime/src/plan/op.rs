@@ -185,7 +185,7 @@ pub enum Op {
     Seccomp { flags: u32, listener: Option<Slot> },
     /// clone, execve and waitid of a hook; `state` is its stdin up to and after the pid
     Hook { path: Str, argv: List, envp: List, before: Bytes, after: Bytes, pid: Option<u32>, timeout: u32 },
-    /// rt_sigaction(2) SIG_DFL for SIGPIPE and an empty rt_sigprocmask(2)
+    /// rt_sigaction(2) SIG_DFL for what the parent ignores, and an empty rt_sigprocmask(2)
     Signals,
     /// execve(2) of the remembered path
     Exec { argv: List, envp: List },

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{Bytes, Edge, List, Op, Plan, Section, Slot, Step, Str};
+use super::{Bytes, Dir, Edge, List, Op, Plan, Section, Slot, Step, Str};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -143,80 +143,161 @@ fn as_written(debug: &str) -> String {
     out
 }
 
-/// The kernel's name of an operation, and the string it is about.
-pub fn call(op: &Op) -> (&'static str, Option<Str>) {
+/// The kernel's name of an operation.
+pub fn call(op: &Op) -> &'static str {
     match *op {
-        Op::CloseOthers | Op::CloseRange { .. } => ("close_range", None),
-        Op::Open { path, .. } => ("openat2", Some(path)),
-        Op::Close { .. } => ("close", None),
-        Op::Write { .. } => ("write", None),
-        Op::Mkdir { name, .. } => ("mkdirat", Some(name)),
-        Op::Mknod { name, .. } => ("mknodat", Some(name)),
-        Op::Symlink { name, .. } => ("symlinkat", Some(name)),
-        Op::Unlink { name, .. } => ("unlinkat", Some(name)),
-        Op::Chown { name, .. } => ("fchownat", Some(name)),
-        Op::Fchown { .. } => ("fchown", None),
-        Op::CheckFs { .. } => ("fstatfs", None),
-        Op::CheckNode { .. } => ("fstat", None),
-        Op::Dup { .. } => ("dup3", None),
-        Op::Inherit { .. } => ("fcntl", None),
-        Op::OpenTree { path, .. } => ("open_tree", Some(path)),
-        Op::Fsopen { kind, .. } => ("fsopen", Some(kind)),
-        Op::FsString { key, .. } | Op::FsFlag { key, .. } => ("fsconfig", Some(key)),
-        Op::FsModeOf { .. } | Op::FsCreate { .. } => ("fsconfig", None),
-        Op::Fsmount { .. } => ("fsmount", None),
-        Op::SetAttr { .. } => ("mount_setattr", None),
-        Op::Remount { .. } => ("mount", None),
-        Op::Propagation { path, .. } => ("mount", Some(path)),
-        Op::MoveMount { .. } => ("move_mount", None),
-        Op::PivotRoot => ("pivot_root", None),
-        Op::Umount { path, .. } => ("umount2", Some(path)),
-        Op::Fchdir { .. } => ("fchdir", None),
-        Op::Chroot { path } => ("chroot", Some(path)),
-        Op::CopyUp { from, .. } => ("copy", Some(from)),
-        Op::MapNamespace { .. } => ("clone3", None),
-        Op::Unshare { .. } => ("unshare", None),
-        Op::Setns { .. } | Op::ChildrenPid { .. } => ("setns", None),
-        Op::Respawn { .. } => ("clone3", None),
-        Op::Hostname { .. } => ("sethostname", None),
-        Op::Domainname { .. } => ("setdomainname", None),
-        Op::Loopback => ("ioctl SIOCSIFFLAGS lo", None),
-        Op::Setsid => ("setsid", None),
-        Op::Keyring { name, .. } => ("keyctl", Some(name)),
-        Op::AllCpus | Op::Affinity { .. } => ("sched_setaffinity", None),
-        Op::UnlockPty { .. } => ("ioctl TIOCSPTLCK", None),
-        Op::PtyPeer { .. } => ("ioctl TIOCGPTPEER", None),
-        Op::Winsize { .. } => ("ioctl TIOCSWINSZ", None),
-        Op::ControllingTty { .. } => ("ioctl TIOCSCTTY", None),
-        Op::SendFd { .. } => ("sendmsg", None),
-        Op::Umask { .. } => ("umask", None),
-        Op::Rlimit { .. } => ("prlimit", None),
-        Op::Scheduler { .. } => ("sched_setattr", None),
-        Op::IoPriority { .. } => ("ioprio_set", None),
-        Op::Personality { .. } => ("personality", None),
-        Op::NoNewPrivs => ("prctl PR_SET_NO_NEW_PRIVS", None),
-        Op::Bounding { .. } => ("prctl PR_CAPBSET_DROP", None),
-        Op::KeepCaps { .. } => ("prctl PR_SET_KEEPCAPS", None),
-        Op::Setgroups { .. } => ("setgroups", None),
-        Op::Setgid { .. } => ("setresgid", None),
-        Op::Setuid { .. } => ("setresuid", None),
-        Op::Capset { .. } => ("capset", None),
-        Op::AmbientClear | Op::AmbientRaise { .. } => ("prctl PR_CAP_AMBIENT", None),
-        Op::Home { .. } => ("openat2", None),
-        Op::Chdir { path } | Op::ChdirAgain { path } => ("chdir", Some(path)),
-        Op::CheckCwd => ("getcwd", None),
-        Op::Lookup { path } => ("faccessat2", Some(path)),
-        Op::LookupFailed { name } => ("faccessat2", Some(name)),
-        Op::Gate { .. } => ("gate", None),
-        Op::Seccomp { .. } => ("seccomp", None),
-        Op::Hook { path, .. } => ("hook", Some(path)),
-        Op::Signals => ("rt_sigprocmask", None),
-        Op::Exec { .. } => ("execve", None),
+        Op::CloseOthers | Op::CloseRange { .. } => "close_range",
+        Op::Open { .. } => "openat2",
+        Op::Close { .. } => "close",
+        Op::Write { .. } => "write",
+        Op::Mkdir { .. } => "mkdirat",
+        Op::Mknod { .. } => "mknodat",
+        Op::Symlink { .. } => "symlinkat",
+        Op::Unlink { .. } => "unlinkat",
+        Op::Chown { .. } => "fchownat",
+        Op::Fchown { .. } => "fchown",
+        Op::CheckFs { .. } => "fstatfs",
+        Op::CheckNode { .. } => "fstat",
+        Op::Dup { .. } => "dup3",
+        Op::Inherit { .. } => "fcntl",
+        Op::OpenTree { .. } => "open_tree",
+        Op::Fsopen { .. } => "fsopen",
+        Op::FsString { .. } | Op::FsFlag { .. } | Op::FsModeOf { .. } | Op::FsCreate { .. } => "fsconfig",
+        Op::Fsmount { .. } => "fsmount",
+        Op::SetAttr { .. } => "mount_setattr",
+        Op::Remount { .. } => "mount",
+        Op::Propagation { .. } => "mount",
+        Op::MoveMount { .. } => "move_mount",
+        Op::PivotRoot => "pivot_root",
+        Op::Umount { .. } => "umount2",
+        Op::Fchdir { .. } => "fchdir",
+        Op::Chroot { .. } => "chroot",
+        Op::CopyUp { .. } => "copy",
+        Op::MapNamespace { .. } => "clone3",
+        Op::Unshare { .. } => "unshare",
+        Op::Setns { .. } | Op::ChildrenPid { .. } => "setns",
+        Op::Respawn { .. } => "clone3",
+        Op::Hostname { .. } => "sethostname",
+        Op::Domainname { .. } => "setdomainname",
+        Op::Loopback => "ioctl SIOCSIFFLAGS lo",
+        Op::Setsid => "setsid",
+        Op::Keyring { .. } => "keyctl",
+        Op::AllCpus | Op::Affinity { .. } => "sched_setaffinity",
+        Op::UnlockPty { .. } => "ioctl TIOCSPTLCK",
+        Op::PtyPeer { .. } => "ioctl TIOCGPTPEER",
+        Op::Winsize { .. } => "ioctl TIOCSWINSZ",
+        Op::ControllingTty { .. } => "ioctl TIOCSCTTY",
+        Op::SendFd { .. } => "sendmsg",
+        Op::Umask { .. } => "umask",
+        Op::Rlimit { .. } => "prlimit",
+        Op::Scheduler { .. } => "sched_setattr",
+        Op::IoPriority { .. } => "ioprio_set",
+        Op::Personality { .. } => "personality",
+        Op::NoNewPrivs => "prctl PR_SET_NO_NEW_PRIVS",
+        Op::Bounding { .. } => "prctl PR_CAPBSET_DROP",
+        Op::KeepCaps { .. } => "prctl PR_SET_KEEPCAPS",
+        Op::Setgroups { .. } => "setgroups",
+        Op::Setgid { .. } => "setresgid",
+        Op::Setuid { .. } => "setresuid",
+        Op::Capset { .. } => "capset",
+        Op::AmbientClear | Op::AmbientRaise { .. } => "prctl PR_CAP_AMBIENT",
+        Op::Home { .. } => "openat2",
+        Op::Chdir { .. } | Op::ChdirAgain { .. } => "chdir",
+        Op::CheckCwd => "getcwd",
+        Op::Lookup { .. } => "faccessat2",
+        Op::LookupFailed { .. } => "faccessat2",
+        Op::Gate { .. } => "gate",
+        Op::Seccomp { .. } => "seccomp",
+        Op::Hook { .. } => "hook",
+        Op::Signals => "rt_sigprocmask",
+        Op::Exec { .. } => "execve",
     }
 }
 
+impl Plan {
+    /// What an operation is about, for the sentence that says how it failed: a path as the container or the host sees it, a
+    /// name, a value; empty where the operation says it all.
+    pub fn subject(&self, op: &Op) -> String {
+        match *op {
+            Op::Open { dir, path, .. } | Op::OpenTree { dir, path, .. } => self.place(dir, path),
+            Op::Mkdir { dir, name, .. }
+            | Op::Mknod { dir, name, .. }
+            | Op::Symlink { dir, name, .. }
+            | Op::Unlink { dir, name }
+            | Op::Chown { dir, name, .. } => self.place(Dir::At(dir), name),
+            Op::Propagation { mount: Some(slot), .. } => self.thing(slot),
+            Op::Umount { path, .. }
+            | Op::Propagation { path, .. }
+            | Op::Chroot { path }
+            | Op::CopyUp { from: path, .. }
+            | Op::Fsopen { kind: path, .. }
+            | Op::FsFlag { key: path, .. }
+            | Op::Keyring { name: path, .. }
+            | Op::Chdir { path }
+            | Op::ChdirAgain { path }
+            | Op::Lookup { path }
+            | Op::LookupFailed { name: path }
+            | Op::Hook { path, .. } => self.text(path),
+            Op::FsString { key, value, .. } => format!("{}={}", self.text(key), self.text(value)),
+            Op::FsModeOf { .. } => "mode".into(),
+            Op::Unshare { flags } | Op::Respawn { flags } => kinds(flags),
+            Op::Hostname { name } | Op::Domainname { name } => String::from_utf8_lossy(self.bytes(name)).into_owned(),
+            Op::Rlimit { resource, .. } => super::identity::RLIMITS.get(resource as usize).map_or("", |r| r).into(),
+            Op::AmbientRaise { cap } => super::identity::CAPABILITIES.get(usize::from(cap)).map_or("", |c| c).into(),
+            Op::Setgid { gid: id } | Op::Setuid { uid: id } => id.to_string(),
+            Op::Setgroups { ids } => {
+                let ids = self.bytes(ids).chunks_exact(4).map(|id| u32::from_ne_bytes([id[0], id[1], id[2], id[3]]));
+                ids.map(|id| id.to_string()).collect::<Vec<_>>().join(",")
+            }
+            Op::Umask { mask } => format!("{mask:03o}"),
+            Op::Inherit { fd } => fd.to_string(),
+            Op::Home { .. } => "/etc/passwd".into(),
+            Op::Gate { gate, .. } => format!("{gate:?}").to_lowercase(),
+            _ => subject_slot(op).map(|s| self.thing(s)).unwrap_or_default(),
+        }
+    }
+
+    /// What a slot is of, without the word for what kind of descriptor of it.
+    fn thing(&self, slot: Slot) -> String {
+        let name = self.slot_name(slot);
+        let kinds = [" mount", " fs", " source", " mask", " read-only", " of the host"];
+        kinds.iter().find_map(|kind| name.strip_suffix(kind)).unwrap_or(&name).to_owned()
+    }
+
+    /// A path as it looks from where its directory lies.
+    fn place(&self, dir: Dir, path: Str) -> String {
+        let path = self.text(path);
+        let Dir::At(slot) = dir else { return path };
+        let base = self.thing(slot);
+        match path.as_str() {
+            "" | "." => base,
+            _ if path.starts_with('/') => path,
+            _ if base.starts_with('/') => format!("{}/{path}", base.trim_end_matches('/')),
+            _ if base == "root" || base == "rootfs" => format!("/{path}"),
+            _ => path,
+        }
+    }
+}
+
+/// CLONE_NEW* bits in the words of config.json.
+fn kinds(flags: u64) -> String {
+    use crate::spec::NamespaceKind::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
+    let words = [
+        (Pid, "pid"),
+        (Network, "network"),
+        (Mount, "mount"),
+        (Ipc, "ipc"),
+        (Uts, "uts"),
+        (User, "user"),
+        (Cgroup, "cgroup"),
+        (Time, "time"),
+    ];
+    let has = |(kind, word)| (super::namespaces::flag(kind) & flags != 0).then_some(word);
+    words.into_iter().filter_map(has).collect::<Vec<_>>().join(",")
+}
+
 /// The slot an operation is about, when no string says it: its name tells the subject of an error.
-pub fn subject_slot(op: &Op) -> Option<Slot> {
+fn subject_slot(op: &Op) -> Option<Slot> {
     match *op {
         Op::MoveMount { to, .. } => Some(to),
         Op::Write { slot, .. }

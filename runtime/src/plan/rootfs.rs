@@ -157,7 +157,8 @@ impl Compiler<'_> {
         let Some(dev) = self.mounted.get("/dev").copied() else {
             return self.host_file("/dev/null", libc::makedev(1, 3));
         };
-        let slot = self.b.scratch("/dev/null");
+        // Needed for every mask: no scratch slot, which would come to hold something else after many mounts.
+        let slot = self.b.slot("/dev/null");
         let path = self.b.str("null");
         let resolve = resolve::BENEATH | resolve::NO_SYMLINKS;
         self.b.op(Op::Open { dir: Dir::At(dev), path, flags: PLACE, mode: 0, resolve, into: slot });
@@ -167,7 +168,7 @@ impl Compiler<'_> {
 
     /// A device node of the host as the child's copy of the host's tree has it, checked for what it is.
     pub(super) fn host_file(&mut self, path: &str, dev: u64) -> Slot {
-        let slot = self.b.scratch(path);
+        let slot = self.b.slot(path);
         let path = self.b.str(path);
         self.b.op(Op::Open { dir: Dir::Cwd, path, flags: PLACE, mode: 0, resolve: 0, into: slot });
         self.b.op(Op::CheckNode { slot, mode: libc::S_IFCHR, dev });
@@ -226,7 +227,7 @@ impl Compiler<'_> {
 
     /// A new super block as a detached mount.
     pub(super) fn fresh(&mut self, kind: &str, data: &[(&str, &str)], attr: u64, into: Slot) {
-        let fs = self.b.scratch("fs");
+        let fs = self.b.scratch(kind);
         let kind = self.b.str(kind);
         self.b.op(Op::Fsopen { kind, into: fs });
         for (key, value) in data {
@@ -420,10 +421,17 @@ impl Compiler<'_> {
         }
     }
 
+    /// The place of a masked or read-only path. Below a procfs or sysfs of ours it is looked up from that mount, because
+    /// another container with the same rootfs may rename what it is mounted on (CVE-2019-19921).
     fn place(&mut self, root: Slot, path: &str, into: Slot, missing: super::Label) {
-        let path = self.b.str(path);
-        let resolve = resolve::IN_ROOT | resolve::NO_MAGICLINKS;
-        let op = Op::Open { dir: Dir::At(root), path, flags: PLACE, mode: 0, resolve, into };
+        let clean = super::mounts::clean(path);
+        let below = |dest: &str| clean.strip_prefix(dest).and_then(|rest| rest.strip_prefix('/'));
+        let ours = self.kernel.iter().filter_map(|(dest, slot)| Some((dest.len(), *slot, below(dest)?))).max();
+        let (dir, path, resolve) = match ours {
+            Some((_, mount, rest)) => (mount, self.b.str(rest), resolve::BENEATH | resolve::NO_MAGICLINKS),
+            None => (root, self.b.str(path), resolve::IN_ROOT | resolve::NO_MAGICLINKS),
+        };
+        let op = Op::Open { dir: Dir::At(dir), path, flags: PLACE, mode: 0, resolve, into };
         self.b.op_on(op, &[(libc::ENOENT, missing), (libc::ENOTDIR, missing)]);
     }
 

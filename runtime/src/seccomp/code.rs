@@ -291,8 +291,7 @@ impl<'a> Code<'a> {
             if self.distance(test) > 0 {
                 self.bridge(test);
             }
-            self.push(AND, mask, 0, 0);
-            let and = self.reversed.len() - 1;
+            let and = self.push(AND, mask, 0, 0);
             return self.load(at, and);
         }
         self.load(at, test)

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Arch;
 use super::words::{Action, Cond, Op, Rule};
+use super::{AT, Arch};
 use crate::error::{Error, Result};
 
 /// What a filter answers for one system call.
@@ -78,37 +78,49 @@ pub(super) fn multiplexed(name: &str) -> Option<(u32, u64)> {
 pub(super) fn decide(rules: &[Rule], arch: Arch) -> Result<BTreeMap<u32, Decision>> {
     let mut calls = BTreeMap::new();
     for rule in rules.iter().filter(|rule| !rule.redundant) {
-        for set in &rule.sets {
-            if let (Arch::X86, Some((number, call))) = (arch, multiplexed(&rule.name)) {
-                let mut carried = vec![Cond { arg: 0, op: Op::Eq, mask: u64::MAX, operand: call }];
-                carried.extend(set.iter().filter(|cond| cond.arg != 0));
-                add(&mut calls, number, &carried, rule, arch)?;
-            }
-            if let Some(number) = rule.call.number(arch) {
-                add(&mut calls, number, set, rule, arch)?;
+        for (name, call) in &rule.names {
+            let number = call.number(arch);
+            let carrier = if arch == Arch::X86 { multiplexed(name) } else { None };
+            for set in &rule.sets {
+                if let Some((number, call)) = carrier {
+                    let mut carried = vec![Cond { arg: 0, op: Op::Eq, mask: u64::MAX, operand: call }];
+                    carried.extend(set.iter().filter(|cond| cond.arg != 0));
+                    add(&mut calls, number, &carried, rule.action, arch).map_err(|other| quarrel(rule, name, other))?;
+                }
+                if let Some(number) = number {
+                    add(&mut calls, number, set, rule.action, arch).map_err(|other| quarrel(rule, name, other))?;
+                }
             }
         }
     }
     Ok(calls)
 }
 
-/// Adds one rule to what is decided for a call so far.
-fn add(calls: &mut BTreeMap<u32, Decision>, number: u32, set: &[Cond], rule: &Rule, arch: Arch) -> Result<()> {
+/// The refusal of a rule whose conditions have another action already.
+fn quarrel(rule: &Rule, name: &str, other: Action) -> Error {
+    let reason = format!("{name} has action {:#x} and {:#x} under the same conditions", rule.action.0, other.0);
+    Error::invalid(format!("{AT}/syscalls/{}", rule.index), reason)
+}
+
+/// Adds one rule to what is decided for a call so far. `Err` has the action that the same conditions have already.
+fn add(
+    calls: &mut BTreeMap<u32, Decision>,
+    number: u32,
+    set: &[Cond],
+    action: Action,
+    arch: Arch,
+) -> std::result::Result<(), Action> {
     let set: Vec<Cond> = set.iter().filter_map(|cond| fit(cond, arch)).collect();
     if set.is_empty() {
-        // The first unconditional rule stands; before it, it replaces all conditional ones.
+        // The first unconditional rule stands, and conditional ones before it are forgotten.
         if !matches!(calls.get(&number), Some(Decision::Action(_))) {
-            calls.insert(number, Decision::Action(rule.action));
+            calls.insert(number, Decision::Action(action));
         }
         return Ok(());
     }
     match calls.entry(number).or_insert_with(|| Decision::Branches(Vec::new())) {
         Decision::Action(_) => Ok(()),
-        Decision::Branches(branches) => insert(branches, &set, rule.action, arch.wide()).map_err(|action| {
-            let reason =
-                format!("{} has action {:#x} and {action:#x} under the same conditions", rule.name, rule.action.0);
-            Error::invalid(rule.at.clone(), reason)
-        }),
+        Decision::Branches(branches) => insert(branches, &set, action, arch.wide()),
     }
 }
 
@@ -121,7 +133,7 @@ fn fit(cond: &Cond, arch: Arch) -> Option<Cond> {
 }
 
 /// Puts a rule into its place among the branches. `Err` has the action that the same conditions have already.
-fn insert(branches: &mut Vec<Branch>, set: &[Cond], action: Action, wide: bool) -> std::result::Result<(), u32> {
+fn insert(branches: &mut Vec<Branch>, set: &[Cond], action: Action, wide: bool) -> std::result::Result<(), Action> {
     let Some((first, rest)) = set.split_first() else { return Ok(()) };
     let same = |branch: &&mut Branch| branch.cond == *first;
     // A shorter rule covers longer ones that come later; an equal one must agree.
@@ -130,14 +142,14 @@ fn insert(branches: &mut Vec<Branch>, set: &[Cond], action: Action, wide: bool) 
         _ => None,
     });
     match covered {
-        Some(then) if rest.is_empty() && then != action => return Err(then.0),
+        Some(then) if rest.is_empty() && then != action => return Err(then),
         Some(_) => return Ok(()),
         None => {}
     }
-    if let Some(Branch { then: Decision::Branches(deeper), .. }) = branches.iter_mut().find(same) {
-        if !rest.is_empty() {
-            return insert(deeper, rest, action, wide);
-        }
+    if let Some(Branch { then: Decision::Branches(deeper), .. }) = branches.iter_mut().find(same)
+        && !rest.is_empty()
+    {
+        return insert(deeper, rest, action, wide);
     }
     // A shorter rule that comes later stands behind the longer ones, and replaces them if they all do the same.
     let place = match branches.iter().position(|branch| branch.cond == *first) {

@@ -16,6 +16,7 @@ pub(super) fn last(rules: &[Rule], arch: Arch, default: Action) -> Option<u32> {
         return None;
     }
     // On i386 libseccomp resolves socket and IPC names to pseudo numbers below zero, which never are the highest.
-    let counts = |rule: &&Rule| arch != Arch::X86 || multiplexed(&rule.name).is_none();
-    rules.iter().filter(counts).filter_map(|rule| rule.call.number(arch)).max().filter(|&number| number > 0)
+    let counts = |name: &str| arch != Arch::X86 || multiplexed(name).is_none();
+    let names = rules.iter().flat_map(|rule| &rule.names);
+    names.filter(|(name, _)| counts(name)).filter_map(|(_, call)| call.number(arch)).max().filter(|&number| number > 0)
 }

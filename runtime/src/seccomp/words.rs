@@ -137,12 +137,11 @@ pub(super) struct Cond {
     pub(super) operand: u64,
 }
 
-/// One rule for one name.
-pub(super) struct Rule {
-    /// Pointer of the entry in the profile.
-    pub(super) at: String,
-    pub(super) name: String,
-    pub(super) call: Call,
+/// One entry of the profile: the same rule for all its names.
+pub(super) struct Rule<'a> {
+    /// Its place in `/linux/seccomp/syscalls`.
+    pub(super) index: usize,
+    pub(super) names: Vec<(&'a str, Call)>,
     pub(super) action: Action,
     /// Each set is a rule of its own; all comparisons of a set must hold. Sorted by argument.
     pub(super) sets: Vec<Vec<Cond>>,
@@ -188,14 +187,15 @@ pub(super) fn architectures(profile: &spec::Seccomp, native: Arch) -> Result<Vec
     Ok(arches)
 }
 
-/// All rules of the profile, one for each name, in the profile's order.
-pub(super) fn rules(profile: &spec::Seccomp, default: Action, available: &Available) -> Result<Vec<Rule>> {
-    let mut rules = Vec::with_capacity(profile.syscalls.iter().map(|entry| entry.names.len()).sum());
+/// All rules in the profile's order.
+pub(super) fn rules<'a>(profile: &'a spec::Seccomp, default: Action, available: &Available) -> Result<Vec<Rule<'a>>> {
+    let mut rules = Vec::with_capacity(profile.syscalls.len());
     for (i, entry) in profile.syscalls.iter().enumerate() {
         let at = format!("{AT}/syscalls/{i}");
         let (word_at, errno_at) = (format!("{at}/action"), format!("{at}/errnoRet"));
         let action = Action::read(&entry.action, entry.errno_ret, available, &word_at, &errno_at)?;
         let sets = condition_sets(entry, &at)?;
+        let mut names = Vec::with_capacity(entry.names.len());
         for (j, name) in entry.names.iter().enumerate() {
             if name.is_empty() {
                 return Err(Error::invalid(format!("{at}/names/{j}"), "empty string is not a valid syscall"));
@@ -204,15 +204,9 @@ pub(super) fn rules(profile: &spec::Seccomp, default: Action, available: &Availa
                 let reason = "SCMP_ACT_NOTIFY cannot be used for the write syscall";
                 return Err(Error::invalid(format!("{at}/names/{j}"), reason));
             }
-            rules.push(Rule {
-                at: at.clone(),
-                name: name.clone(),
-                call: Call::named(name),
-                action,
-                sets: sets.clone(),
-                redundant: action == default,
-            });
+            names.push((name.as_str(), Call::named(name)));
         }
+        rules.push(Rule { index: i, names, action, sets, redundant: action == default });
     }
     Ok(rules)
 }

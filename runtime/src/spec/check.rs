@@ -96,6 +96,7 @@ fn root(spec: &Spec) -> Result<()> {
         return Err(Error::invalid("/root", "root must be specified"));
     };
     text("/root/path", &root.path)?;
+    path("/root/path", &root.path)?;
     if root.readonly && !namespaces::has(&spec.linux, super::NamespaceKind::Mount) {
         return Err(Error::invalid("/root/readonly", "needs a mount namespace"));
     }
@@ -153,9 +154,17 @@ fn text(pointer: &str, value: &str) -> Result<()> {
     no_nul(pointer, value)
 }
 
+/// A path that the kernel may take (PATH_MAX with its NUL). Longer ones would only make plans long: an image may have any
+/// number of directories in its WORKDIR.
+fn path(pointer: &str, value: &str) -> Result<()> {
+    no_nul(pointer, value)?;
+    if value.len() >= 4096 { Err(Error::invalid(pointer, "is longer than 4095 bytes")) } else { Ok(()) }
+}
+
 /// An absolute path without NUL.
 fn absolute(pointer: &str, value: &str) -> Result<()> {
     text(pointer, value)?;
+    path(pointer, value)?;
     if value.starts_with('/') { Ok(()) } else { Err(Error::invalid(pointer, "must be an absolute path")) }
 }
 

@@ -21,6 +21,10 @@ pub struct Runtime {
     pub name: &'static str,
     /// Its file; every bed uses a copy.
     pub program: PathBuf,
+    /// Options before the command.
+    pub options: &'static [&'static str],
+    /// It refuses to work where it sees a cgroup2 tree beside version 1.
+    pub pure_v1: bool,
 }
 
 /// Where scripts/testbed has put the reference runtimes and busybox.
@@ -132,8 +136,15 @@ impl<'a> Bed<'a> {
 
     /// The runtime with its state below the bed.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.program());
-        command.arg("--root").arg(self.path("state")).args(args).stdin(Stdio::null());
+        self.command_of(&self.program(), args)
+    }
+
+    fn command_of(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(self.runtime.options).arg("--root").arg(self.path("state")).args(args).stdin(Stdio::null());
+        if self.runtime.pure_v1 {
+            without_unified(&mut command);
+        }
         command
     }
 
@@ -183,7 +194,7 @@ impl<'a> Bed<'a> {
         let (out, err) = (self.path(&format!("out{number}")), self.path(&format!("err{number}")));
         command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
         let began = Instant::now();
-        let code = wait(command.spawn().unwrap(), limit);
+        let code = wait(spawn(&mut command), limit);
         let text = |path: &Path| {
             let text = String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
             fs::remove_file(path).unwrap();
@@ -193,8 +204,10 @@ impl<'a> Bed<'a> {
     }
 
     fn delete(&self, id: &str) {
+        // Not with the copy, which may be damaged by now.
+        let command = self.command_of(&self.runtime.program, &["delete", "--force", id]);
         // Mostly there is nothing left, and that is an error for some.
-        let _ = self.wait(self.command(&["delete", "--force", id]), Duration::from_secs(20));
+        let _ = self.wait(command, Duration::from_secs(20));
     }
 }
 
@@ -226,6 +239,16 @@ impl Held<'_, '_> {
 impl Drop for Held<'_, '_> {
     fn drop(&mut self) {
         self.bed.delete(&self.id);
+    }
+}
+
+/// A copy that was just made can be busy for a moment: another thread has forked while it was open for writing.
+fn spawn(command: &mut Command) -> Child {
+    loop {
+        match command.spawn() {
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            outcome => break outcome.unwrap(),
+        }
     }
 }
 
@@ -279,6 +302,25 @@ impl Drop for Racer {
     }
 }
 
+/// Hides the cgroup2 tree of a hybrid host from a command, in a mount namespace of its own.
+fn without_unified(command: &mut Command) {
+    // SAFETY: three system calls on constants.
+    unsafe {
+        command.pre_exec(|| {
+            let none = std::ptr::null();
+            let flags = libc::MS_REC | libc::MS_SLAVE;
+            if libc::unshare(libc::CLONE_NEWNS) < 0
+                || libc::mount(c"none".as_ptr(), c"/".as_ptr(), none, flags, none.cast()) < 0
+            {
+                return Err(std::io::Error::last_os_error());
+            }
+            // Not there on a host that is not hybrid.
+            let _ = libc::umount2(c"/sys/fs/cgroup/unified".as_ptr(), libc::MNT_DETACH);
+            Ok(())
+        });
+    }
+}
+
 /// Supplementary groups for a command.
 pub fn with_groups(command: &mut Command, groups: &'static [u32]) {
     // SAFETY: setgroups(2) of libc is a system call and a loop over threads, of which the child of a fork has one.
@@ -328,8 +370,19 @@ fn rootfs(root: &Path) {
 /// What engines write for a plain container.
 fn spec() -> Value {
     let caps = json!([
-        "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
-        "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FSETID",
+        "CAP_FOWNER",
+        "CAP_MKNOD",
+        "CAP_NET_RAW",
+        "CAP_SETGID",
+        "CAP_SETUID",
+        "CAP_SETFCAP",
+        "CAP_SETPCAP",
+        "CAP_NET_BIND_SERVICE",
+        "CAP_SYS_CHROOT",
+        "CAP_KILL",
         "CAP_AUDIT_WRITE"
     ]);
     json!({

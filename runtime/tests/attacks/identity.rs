@@ -9,9 +9,7 @@ pub fn lines() -> Vec<Line> {
     vec![
         Line("cve_2023_25173_groups_of_the_caller", groups_of_the_caller, &[], &[]),
         Line("cve_2022_29162_inheritable_capabilities", inheritable_capabilities, &[], &[]),
-        Line("no_capabilities_in_the_spec", no_capabilities_in_the_spec, &[], &[]),
-        Line("no_capabilities_in_the_spec_and_a_setuid_file", setuid_file, &[], &[]),
-        Line("cve_2024_40635_ids_that_wrap", ids_that_wrap, &[], &[]),
+        Line("cve_2024_40635_ids_that_wrap", ids_that_wrap, &[crate::CRUN_OLD], &[]),
         Line("cve_2016_3697_number_named_like_a_user", number_named_like_a_user, &[], &[]),
         Line("cve_2026_30892_user_words", user_words, &[], crate::OTHERS),
         Line("owner_of_the_hosts_null", owner_of_the_hosts_null, &[], &[]),
@@ -37,29 +35,6 @@ fn inheritable_capabilities(bed: &mut Bed<'_>) -> Verdict {
 }
 
 const ZERO: &str = "\t0000000000000000";
-
-/// Nothing said must mean nothing given.
-fn no_capabilities_in_the_spec(bed: &mut Bed<'_>) -> Verdict {
-    bed.spec["process"]["capabilities"] = serde_json::Value::Null;
-    bed.script("cat /proc/self/status");
-    let ended = bed.run();
-    let has = |set: &str| ended.out.lines().any(|l| l.starts_with(set) && !l.ends_with(ZERO));
-    Verdict::of(ended.code != Some(0) || has("CapEff:") || has("CapBnd:"), ended)
-}
-
-/// The same for another user, who must not become root by a file of the image.
-fn setuid_file(bed: &mut Bed<'_>) -> Verdict {
-    bed.spec["process"]["capabilities"] = serde_json::Value::Null;
-    bed.spec["process"]["noNewPrivileges"] = false.into();
-    bed.spec["process"]["user"] = json!({"uid": 1000, "gid": 1000});
-    let file = bed.rootfs().join("bin/suid");
-    std::fs::copy(bed.rootfs().join("bin/busybox"), &file).unwrap();
-    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
-    bed.spec["process"]["args"] = json!(["/bin/suid", "cat", "/proc/self/status"]);
-    let ended = bed.run();
-    let has = ended.out.lines().any(|l| l.starts_with("CapEff:") && !l.ends_with(ZERO));
-    Verdict::of(ended.code != Some(0) || has, ended)
-}
 
 /// Exact or refused, never another.
 fn ids_that_wrap(bed: &mut Bed<'_>) -> Verdict {

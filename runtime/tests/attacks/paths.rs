@@ -10,14 +10,14 @@ use crate::{CRUN_OLD, Line, RUNC_OLD, Safe, Verdict, Vulnerable};
 pub fn lines() -> Vec<Line> {
     vec![
         Line("cve_2026_41579_dev_is_a_link", dev_is_a_link, &[RUNC_OLD, CRUN_OLD], &[]),
-        Line("cve_2018_18837_link_on_the_way_to_a_mount", link_on_the_way, &[], &[]),
-        Line("cve_2025_54867_proc_is_a_link", |b| kernel_mount_is_a_link(b, "proc"), &[CRUN_OLD], &[]),
-        Line("cve_2025_54867_sys_is_a_link", |b| kernel_mount_is_a_link(b, "sys"), &[CRUN_OLD], &[]),
+        Line("cve_2019_18837_link_on_the_way_to_a_mount", link_on_the_way, &[], &[]),
+        Line("cve_2025_54867_proc_is_a_link", |b| kernel_mount_is_a_link(b, "proc"), &[], &[]),
+        Line("cve_2025_54867_sys_is_a_link", |b| kernel_mount_is_a_link(b, "sys"), &[], &[]),
         Line("cve_2025_31133_null_is_a_link", null_is_a_link, &[RUNC_OLD], &[]),
         Line("cve_2026_88264_console_is_a_link", console_is_a_link, &[CRUN_OLD], &[]),
         Line("cve_2026_88265_null_is_a_link_as_stdio", stdio_null_is_a_link, &[], &[]),
         Line("cve_2025_52565_pts_is_a_link", pts_is_a_link, &[], &[]),
-        Line("files_the_runtime_writes_are_links", written_files_are_links, &[RUNC_OLD, CRUN_OLD], &[]),
+        Line("files_the_runtime_writes_are_links", written_files_are_links, &[], &[]),
         Line("device_names_a_host_file", device_names_a_host_file, &[], crate::OTHERS),
     ]
 }

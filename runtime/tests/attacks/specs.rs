@@ -10,11 +10,12 @@ use crate::{Line, OTHERS, Safe, Verdict, Vulnerable};
 
 pub fn lines() -> Vec<Line> {
     vec![
-        Line("ids_that_are_paths", ids_that_are_paths, &[], &[]),
+        Line("ids_that_are_paths", ids_that_are_paths, &[crate::CRUN_OLD], &[]),
         Line("path_of_very_many_entries", path_of_very_many_entries, &[], OTHERS),
         Line("very_deep_directories", very_deep_directories, &[], OTHERS),
         Line("very_large_environment", very_large_environment, &[], OTHERS),
         Line("very_many_masks", very_many_masks, &[], OTHERS),
+        Line("masks_after_very_many_mounts", masks_after_very_many_mounts, &[], OTHERS),
         Line("annotations_of_all_kinds", annotations, &[], OTHERS),
         Line("paths_with_odd_bytes", odd_bytes, &[], OTHERS),
         Line("cgroup_paths_that_lead_out", cgroup_paths, &[], OTHERS),
@@ -76,6 +77,21 @@ fn very_many_masks(bed: &mut Bed<'_>) -> Verdict {
     judge(bed)
 }
 
+/// A pod may have as many volumes as it likes: that must not wear out what covers masked files.
+fn masks_after_very_many_mounts(bed: &mut Bed<'_>) -> Verdict {
+    for n in 0..110 {
+        bed.mount(&format!("/tmp/a/volume{n}"), "tmpfs", "tmpfs", &["size=4k"]);
+    }
+    let names: Vec<String> = (0..6).map(|n| format!("/etc/masked{n}")).collect();
+    for name in &names {
+        std::fs::write(bed.rootfs().join(&name[1..]), "secret").unwrap();
+    }
+    bed.spec["linux"]["maskedPaths"] = json!(names);
+    bed.script("cat /etc/masked*; echo ran");
+    let ended = bed.run();
+    Verdict::of(ended.out != "ran\n", ended)
+}
+
 /// They reach hooks as JSON, and nothing else.
 fn annotations(bed: &mut Bed<'_>) -> Verdict {
     let out = bed.path("state-of-hook");
@@ -83,7 +99,8 @@ fn annotations(bed: &mut Bed<'_>) -> Verdict {
     let given = json!({"quote\"": "\",\"pid\":1,\"x\":\"", "line\nbreak": "a\nb", "nul": "a\u{0}b", "long": long});
     bed.spec["annotations"] = given.clone();
     let line = format!("cat >{}", out.display());
-    bed.spec["hooks"] = json!({"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", line], "env": ["PATH=/bin"]}]});
+    bed.spec["hooks"] =
+        json!({"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", line], "env": ["PATH=/bin"]}]});
     let ended = bed.run();
     let state: Value = serde_json::from_slice(&std::fs::read(out).unwrap_or_default()).unwrap_or_default();
     Verdict::of(!sane(&ended) || state["annotations"] != given, (ended.code, ended.err))
@@ -94,9 +111,19 @@ fn odd_bytes(bed: &mut Bed<'_>) -> Verdict {
     let clean = bed.spec.clone();
     let before = bed.canary();
     let pointers = [
-        "/process/cwd", "/process/args/0", "/process/env/0", "/hostname", "/root/path", "/mounts/0/destination",
-        "/mounts/0/source", "/mounts/0/options/0", "/mounts/0/type", "/linux/maskedPaths/0", "/linux/readonlyPaths/0",
-        "/linux/cgroupsPath", "/linux/namespaces/0/path",
+        "/process/cwd",
+        "/process/args/0",
+        "/process/env/0",
+        "/hostname",
+        "/root/path",
+        "/mounts/0/destination",
+        "/mounts/0/source",
+        "/mounts/0/options/0",
+        "/mounts/0/type",
+        "/linux/maskedPaths/0",
+        "/linux/readonlyPaths/0",
+        "/linux/cgroupsPath",
+        "/linux/namespaces/0/path",
     ];
     for pointer in pointers {
         for odd in ["a\u{0}b", "/x\u{0}y", "/../../..\n/x", &"/é".repeat(3000)] {
@@ -122,7 +149,8 @@ fn odd_bytes(bed: &mut Bed<'_>) -> Verdict {
 /// `..` must not lead out of the control group file system or into its root.
 fn cgroup_paths(bed: &mut Bed<'_>) -> Verdict {
     let group = crate::bed::group();
-    let paths = ["/", "/..", "..", &format!("{group}/../.."), &format!("/../../../{group}/up"), &format!("{group}/a/../up2")];
+    let paths =
+        ["/", "/..", "..", &format!("{group}/../.."), &format!("/../../../{group}/up"), &format!("{group}/a/../up2")];
     let tmp = bed.path("bundle");
     for path in paths {
         bed.spec["linux"]["cgroupsPath"] = json!(path);

@@ -14,11 +14,11 @@ pub fn lines() -> Vec<Line> {
         Line("cve_2025_52881_false_proc_for_sysctls", false_proc_for_sysctls, &[RUNC_OLD], &[]),
         Line("cve_2019_16884_false_proc", false_proc, &[CRUN_OLD], &[]),
         Line("cve_2022_0811_sysctl_names", sysctl_names, &[], &[]),
-        Line("cve_2025_23266_hook_environment", hook_environment, &[], &[]),
+        Line("cve_2025_23266_hook_environment", hook_environment, &[RUNC_OLD], &[]),
         Line("cve_2023_25809_cgroup_writable", |b| cgroup_writable(b, false), &[], &[]),
         Line("cve_2023_25809_cgroup_writable_in_a_user_namespace", |b| cgroup_writable(b, true), &[], &[]),
-        Line("cve_2026_47262_passwd_is_a_fifo", passwd_is_a_fifo, &[RUNC_OLD], &[]),
-        Line("cve_2026_47262_passwd_is_huge", passwd_is_huge, &[], &[]),
+        Line("cve_2026_47262_passwd_is_a_fifo", passwd_is_a_fifo, &[RUNC_OLD, CRUN_OLD, crate::RUNC_NEW], &[]),
+        Line("cve_2026_47262_passwd_is_huge", passwd_is_huge, &[], &[CRUN_OLD]),
         Line("cve_2026_47262_passwd_is_a_device", passwd_is_a_device, &[], &[]),
         Line("cve_2024_25621_modes_of_state", modes_of_state, &[], crate::OTHERS),
     ]
@@ -85,7 +85,8 @@ fn hook_environment(bed: &mut Bed<'_>) -> Verdict {
     // The descriptor of the shell's own reading of its first environment, before it changes it.
     let line = format!("cat /proc/self/environ >>{}", out.display());
     let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", line]}]);
-    bed.spec["hooks"] = json!({"createRuntime": hook, "createContainer": hook, "prestart": hook, "poststart": hook, "poststop": hook});
+    bed.spec["hooks"] =
+        json!({"createRuntime": hook, "createContainer": hook, "prestart": hook, "poststart": hook, "poststop": hook});
     let ended = bed.run();
     let seen = fs::read_to_string(out).unwrap_or_default();
     Verdict::of(ended.code != Some(0) || seen.contains("LD_PRELOAD"), (seen, ended))
@@ -97,7 +98,7 @@ fn cgroup_writable(bed: &mut Bed<'_>, users: bool) -> Verdict {
         bed.user_namespace();
     }
     bed.script(
-        "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do mkdir $d/mine 2>/dev/null && echo made $d; \
+        "for d in /sys/fs/cgroup/*; do mkdir $d/mine 2>/dev/null && echo made $d; \
          [ -e $d/cgroup.procs ] && (echo 0 >$d/cgroup.procs) 2>/dev/null && echo wrote $d; done; echo done",
     );
     let ended = bed.run();
@@ -119,7 +120,10 @@ fn passwd_is_a_fifo(bed: &mut Bed<'_>) -> Verdict {
     fs::remove_file(&passwd).unwrap();
     mknodat(CWD, &passwd, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
     assert!(fs::symlink_metadata(&passwd).unwrap().file_type().is_fifo());
-    without_home(bed)
+    let verdict = without_home(bed);
+    // Whoever still waits there shall go on and end; nobody waits where the attack has failed.
+    let _ = rustix::fs::open(&passwd, rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK, Mode::empty());
+    verdict
 }
 
 fn passwd_is_huge(bed: &mut Bed<'_>) -> Verdict {

@@ -81,12 +81,12 @@ pub fn places(host: &Host, path: &str) -> (Vec<Group>, Vec<String>) {
             group: group.clone(),
         }
     });
-    let unified = host.cgroup.unified.iter().map(|u| Place {
+    let unified = host.cgroup.unified.as_ref().map(|u| Place {
         controllers: u.controllers.clone(),
         mount: u.mount.clone(),
         group: group.clone(),
     });
-    let record = Record { v1: v1.collect(), unified: unified.last() };
+    let record = Record { v1: v1.collect(), unified };
     let tasks = record.v1.iter().map(|p| p.dir().join("tasks").display().to_string()).collect();
     (groups(&record), tasks)
 }

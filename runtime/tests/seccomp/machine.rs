@@ -19,7 +19,7 @@ impl Data {
             0 => self.nr,
             4 => self.arch,
             8 | 12 => half(self.ip, offset == 12),
-            16..64 if offset % 4 == 0 => half(self.args[(offset as usize - 16) / 8], offset % 8 == 4),
+            16..64 if offset.is_multiple_of(4) => half(self.args[(offset as usize - 16) / 8], offset % 8 == 4),
             _ => panic!("load at {offset}"),
         }
     }
@@ -31,7 +31,7 @@ pub fn check(program: &[Insn]) {
     for (at, insn) in program.iter().enumerate() {
         let left = program.len() - at - 1;
         match insn.code {
-            0x20 => assert!(insn.k < 64 && insn.k % 4 == 0),
+            0x20 => assert!(insn.k < 64 && insn.k.is_multiple_of(4)),
             0x06 | 0x54 => {}
             0x05 => assert!((insn.k as usize) < left, "ja at {at}"),
             0x15 | 0x25 | 0x35 | 0x45 => assert!(usize::from(insn.jt.max(insn.jf)) < left, "jump at {at}"),

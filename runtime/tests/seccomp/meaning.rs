@@ -32,7 +32,12 @@ pub fn verdicts(profile: &Seccomp, native: Arch, data: &Data) -> Vec<u32> {
     if !lets_pass && highest.is_some_and(|highest| highest > 0 && data.nr > highest) {
         return vec![ENOSYS];
     }
-    if native == Arch::X86_64 && data.nr >= 0x4000_0000 && data.nr != u32::MAX && !listed("SCMP_ARCH_X32") && arch == Arch::X86_64 {
+    if native == Arch::X86_64
+        && data.nr >= 0x4000_0000
+        && data.nr != u32::MAX
+        && !listed("SCMP_ARCH_X32")
+        && arch == Arch::X86_64
+    {
         return vec![KILL_THREAD];
     }
 
@@ -50,11 +55,9 @@ pub fn verdicts(profile: &Seccomp, native: Arch, data: &Data) -> Vec<u32> {
                     }
                 }
             }
-            if let (Arch::X86, Some((number, call))) = (arch, carrier(name)) {
-                if number == data.nr && data.args[0] as u32 == call {
-                    let rest = |set: Vec<&SyscallArg>| set.iter().all(|arg| arg.index == 0 || holds(arg, data, wide));
-                    conditional.extend(sets(rule).into_iter().filter(|set| rest(set.clone())).map(|_| wanted));
-                }
+            if arch == Arch::X86 && carrier(name) == Some((data.nr, data.args[0] as u32)) {
+                let rest = |set: &Vec<&SyscallArg>| set.iter().all(|arg| arg.index == 0 || holds(arg, data, wide));
+                conditional.extend(sets(rule).iter().filter(|set| rest(set)).map(|_| wanted));
             }
         }
     }
@@ -112,13 +115,20 @@ fn holds(arg: &SyscallArg, data: &Data, wide: bool) -> bool {
 
 /// socketcall(2) or ipc(2) of i386 with the number that the call has there.
 fn carrier(name: &str) -> Option<(u32, u32)> {
-    Some(match name {
-        "socket" => (102, 1),
-        "accept" => (102, 5),
-        "sendmsg" => (102, 16),
-        "semop" => (117, 1),
-        "msgctl" => (117, 14),
-        "shmget" => (117, 23),
-        _ => return None,
-    })
+    // The order of linux/net.h, from 1.
+    let sockets = "socket bind connect listen accept getsockname getpeername socketpair send recv sendto recvfrom shutdown \
+                   setsockopt getsockopt sendmsg recvmsg accept4 recvmmsg sendmmsg";
+    if let Some(at) = sockets.split_whitespace().position(|call| call == name) {
+        return Some((102, at as u32 + 1));
+    }
+    // linux/ipc.h: by tens, from 1.
+    for (tens, calls) in ["semop semget semctl semtimedop", "msgsnd msgrcv msgget msgctl", "shmat shmdt shmget shmctl"]
+        .iter()
+        .enumerate()
+    {
+        if let Some(at) = calls.split_whitespace().position(|call| call == name) {
+            return Some((117, 10 * tens as u32 + at as u32 + 1));
+        }
+    }
+    None
 }

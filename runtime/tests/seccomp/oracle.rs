@@ -23,8 +23,10 @@ impl Oracle {
         static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
         let program = BUILT.get_or_init(|| {
             let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/seccomp/oracle.c");
-            let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("seccomp-oracle-{}", std::process::id()));
-            let built = Command::new("cc").args(["-O1", "-o"]).arg(&program).args([source, "-ldl"]).status().expect("cc");
+            let program =
+                PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("seccomp-oracle-{}", std::process::id()));
+            let built =
+                Command::new("cc").args(["-O1", "-o"]).arg(&program).args([source, "-ldl"]).status().expect("cc");
             assert!(built.success(), "cc could not build the oracle");
             program
         });

@@ -42,19 +42,56 @@ pub fn action(word: &str, errno: Option<u32>) -> u32 {
 /// Names with all that is special: no conditions anywhere, only on some architectures, multiplexed on i386 (with and without
 /// a call of its own), the multiplexers themselves, new ones, number 0, unknown ones.
 const NAMES: [&str; 20] = [
-    "read", "openat", "open", "ioctl", "clone", "personality", "socket", "accept", "sendmsg", "semop", "shmget", "msgctl",
-    "socketcall", "ipc", "clone3", "futex_waitv", "set_tls", "_llseek", "restart_syscall", "no_such_call",
+    "read",
+    "openat",
+    "open",
+    "ioctl",
+    "clone",
+    "personality",
+    "socket",
+    "accept",
+    "sendmsg",
+    "semop",
+    "shmget",
+    "msgctl",
+    "socketcall",
+    "ipc",
+    "clone3",
+    "futex_waitv",
+    "set_tls",
+    "_llseek",
+    "restart_syscall",
+    "no_such_call",
 ];
 const VALUES: [u64; 14] = [
-    0, 1, 2, 5, 11, 21, 40, 0x7e02_0000, 0xffff_ffff, 1 << 32, (1 << 32) + 1, (1 << 32) + 5, 0xffff_ffff_0000_0000, u64::MAX,
+    0,
+    1,
+    2,
+    5,
+    11,
+    21,
+    40,
+    0x7e02_0000,
+    0xffff_ffff,
+    1 << 32,
+    (1 << 32) + 1,
+    (1 << 32) + 5,
+    0xffff_ffff_0000_0000,
+    u64::MAX,
 ];
 const ACTIONS: [&str; 9] = [
-    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP",
-    "SCMP_ACT_TRACE", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY",
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_TRAP",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
 ];
-const OPERATORS: [&str; 7] = [
-    "SCMP_CMP_EQ", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_GE", "SCMP_CMP_GT",
-];
+const OPERATORS: [&str; 7] =
+    ["SCMP_CMP_EQ", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_GE", "SCMP_CMP_GT"];
 
 /// How wild random profiles are.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +119,7 @@ fn value() -> impl Strategy<Value = u64> {
 }
 
 fn errno(word: &str, number: u32) -> Option<u32> {
-    (matches!(word, "SCMP_ACT_ERRNO" | "SCMP_ACT_TRACE") && number % 3 != 0).then_some(number)
+    (matches!(word, "SCMP_ACT_ERRNO" | "SCMP_ACT_TRACE") && !number.is_multiple_of(3)).then_some(number)
 }
 
 fn argument(wild: Wild) -> impl Strategy<Value = SyscallArg> {
@@ -113,48 +150,65 @@ fn family(name: &str) -> String {
 
 /// A random profile for x86-64.
 pub fn random(wild: Wild) -> impl Strategy<Value = Seccomp> {
-    let arches = prop::sample::subsequence(&["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_S390X"][..], 0..4);
+    let arches =
+        prop::sample::subsequence(&["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_S390X"][..], 0..4);
     let default = prop::sample::select(&ACTIONS[..8]);
-    (default, 1u32..5, arches, prop::collection::vec(rule(wild), 0..10)).prop_map(move |(word, number, arches, mut rules)| {
-        // Without a quarrel all conditional rules do the same; unconditional ones may still differ.
-        let first = rules.iter().find(|r| !r.args.is_empty()).map(|r| (r.action.clone(), r.errno_ret));
-        if let (false, Some((word, errno))) = (wild.quarrel, first) {
-            for rule in rules.iter_mut().filter(|r| !r.args.is_empty()) {
-                (rule.action, rule.errno_ret) = (word.clone(), errno);
+    (default, 1u32..5, arches, prop::collection::vec(rule(wild), 0..10)).prop_map(
+        move |(word, number, arches, mut rules)| {
+            // Without a quarrel all conditional rules do the same; unconditional ones may still differ.
+            let first = rules.iter().find(|r| !r.args.is_empty()).map(|r| (r.action.clone(), r.errno_ret));
+            if let (false, Some((word, errno))) = (wild.quarrel, first) {
+                for rule in rules.iter_mut().filter(|r| !r.args.is_empty()) {
+                    (rule.action, rule.errno_ret) = (word.clone(), errno);
+                }
             }
-        }
-        if wild.shape == Shape::Flat {
-            for rule in rules.iter_mut().filter(|r| !r.args.is_empty()) {
-                let carried = rule.names.iter().any(|name| family(name) != *name);
-                let first = if carried { 0 } else { rule.args[0].index };
-                rule.args.iter_mut().for_each(|arg| arg.index = first);
+            if wild.shape == Shape::Flat {
+                for rule in rules.iter_mut().filter(|r| !r.args.is_empty()) {
+                    let carried = rule.names.iter().any(|name| family(name) != *name);
+                    let first = if carried { 0 } else { rule.args[0].index };
+                    rule.args.iter_mut().for_each(|arg| arg.index = first);
+                }
             }
-        }
-        if wild.shape == Shape::Alone {
-            let mut seen = std::collections::BTreeSet::new();
-            for rule in rules.iter_mut().filter(|r| !r.args.is_empty()) {
-                // socketcall and ipc meet the names that they carry on i386.
-                rule.names.retain(|name| !matches!(name.as_str(), "socketcall" | "ipc") && seen.insert(family(name)));
-                let mut arguments = std::collections::BTreeSet::new();
-                rule.args.retain(|arg| arguments.insert(arg.index));
+            if wild.shape == Shape::Alone {
+                let mut seen = std::collections::BTreeSet::new();
+                for rule in rules.iter_mut().filter(|r| !r.args.is_empty()) {
+                    // socketcall and ipc meet the names that they carry on i386.
+                    rule.names
+                        .retain(|name| !matches!(name.as_str(), "socketcall" | "ipc") && seen.insert(family(name)));
+                    let mut arguments = std::collections::BTreeSet::new();
+                    rule.args.retain(|arg| arguments.insert(arg.index));
+                }
             }
-        }
-        Seccomp {
-            default_action: word.into(),
-            default_errno_ret: errno(word, number),
-            architectures: arches.into_iter().map(str::to_owned).collect(),
-            flags: Some(Vec::new()),
-            listener_path: "/run/agent".into(),
-            syscalls: rules,
-            ..Seccomp::default()
-        }
-    })
+            Seccomp {
+                default_action: word.into(),
+                default_errno_ret: errno(word, number),
+                architectures: arches.into_iter().map(str::to_owned).collect(),
+                flags: Some(Vec::new()),
+                listener_path: "/run/agent".into(),
+                syscalls: rules,
+                ..Seccomp::default()
+            }
+        },
+    )
 }
 
 /// Calls to ask about a profile: the numbers of its names on every architecture and their neighbours, the borders of the ABIs;
 /// arguments from the operands and around them.
 pub fn questions(profile: &Seccomp, number: impl Fn(&str, Arch) -> Option<u32>) -> Vec<Data> {
-    let mut numbers = vec![0, 1, 102, 117, 500, 0x3fff_ffff, 0x4000_0000, 0x7fff_ffff, 0x8000_0000, 0xc000_0000, u32::MAX - 1, u32::MAX];
+    let mut numbers = vec![
+        0,
+        1,
+        102,
+        117,
+        500,
+        0x3fff_ffff,
+        0x4000_0000,
+        0x7fff_ffff,
+        0x8000_0000,
+        0xc000_0000,
+        u32::MAX - 1,
+        u32::MAX,
+    ];
     for name in profile.syscalls.iter().flat_map(|rule| &rule.names) {
         for number in ALL.iter().filter_map(|&arch| number(name, arch)) {
             numbers.extend([number.saturating_sub(1), number, number + 1]);
@@ -165,7 +219,13 @@ pub fn questions(profile: &Seccomp, number: impl Fn(&str, Arch) -> Option<u32>) 
     let mut values: Vec<u64> = vec![0, 1, 1 << 32];
     for arg in profile.syscalls.iter().flat_map(|rule| &rule.args) {
         for value in [arg.value, arg.value_two] {
-            values.extend([value, value.wrapping_add(1), value.wrapping_sub(1), value ^ (1 << 32), value & 0xffff_ffff]);
+            values.extend([
+                value,
+                value.wrapping_add(1),
+                value.wrapping_sub(1),
+                value ^ (1 << 32),
+                value & 0xffff_ffff,
+            ]);
         }
     }
     values.sort_unstable();

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::ioctl_fionread;
 
 use super::failed;
 
@@ -29,7 +28,8 @@ pub(super) struct Fifo {
     writer: OwnedFd,
 }
 
-/// The longest that output nobody came to read is kept after the process has closed its end.
+/// The longest that a stream is kept after its process has closed it, for a client that has not come yet; containerd's
+/// own shim waits as long for one before it starts the process.
 const LINGER: Duration = Duration::from_secs(30);
 
 fn open_at(handle: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, String> {
@@ -77,14 +77,15 @@ impl Fifo {
         &self.writer
     }
 
-    /// Ends the stream: the client sees end of file. If none is there and bytes are left (a fast process, a slow client)
-    /// they are kept for a while, since they live only as long as somebody has the fifo open.
+    /// Ends the stream: the client sees end of file. If none is there (a fast process, a slow client) our end is kept for a
+    /// while: what was written lives only as long as somebody has the fifo open, and a client that opens it when nobody
+    /// has would wait for ever, even if there was nothing to read.
     pub(super) async fn close(self) {
         let Self { reader, writer } = self;
         drop(reader);
         let mut pause = Duration::from_millis(5);
         let mut waited = Duration::ZERO;
-        while waited < LINGER && !has_reader(&writer) && ioctl_fionread(&writer).unwrap_or(0) > 0 {
+        while waited < LINGER && !has_reader(&writer) {
             tokio::time::sleep(pause).await;
             waited += pause;
             pause = (pause * 2).min(Duration::from_millis(500));

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::namespaces::has;
-use super::{absolute, escape, no_nul, text, under, user_id, words};
+use super::{absolute, escape, no_nul, path, text, under, user_id, words};
 use crate::error::{Error, Result};
 use crate::spec::{Device, DeviceRule, Linux, NamespaceKind, Resources, Seccomp, Spec};
 
@@ -62,7 +62,7 @@ fn paths(linux: &Linux) -> Result<()> {
             absolute(&format!("/linux/{field}/{i}"), path)?;
         }
     }
-    no_nul("/linux/cgroupsPath", &linux.cgroups_path)?;
+    path("/linux/cgroupsPath", &linux.cgroups_path)?;
     let word = linux.rootfs_propagation.as_str();
     if word.is_empty() {
         return Ok(());

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::namespaces::{has, mappings};
-use super::{no_nul, no_nul_in, text, under, words};
+use super::{no_nul, no_nul_in, path, text, under, words};
 use crate::error::{Error, Result};
 use crate::spec::{Mount, NamespaceKind, Spec};
 
@@ -19,8 +19,9 @@ pub(super) fn mounts(spec: &Spec) -> Result<()> {
 
 fn mount(m: &Mount, user_namespace: bool) -> Result<()> {
     text("/destination", &m.destination)?;
+    path("/destination", &m.destination)?;
     no_nul("/type", &m.kind)?;
-    no_nul("/source", &m.source)?;
+    path("/source", &m.source)?;
     no_nul_in("/options", &m.options)?;
     if is_root(&m.destination) {
         return Err(Error::invalid("/destination", "mounting into / is prohibited"));

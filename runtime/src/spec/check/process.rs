@@ -1,7 +1,7 @@
 //! Checks of `/process`, also as the payload of an exec; pointers are relative to it.
 #![forbid(unsafe_code)]
 
-use super::{no_nul, no_nul_in, user_id, words};
+use super::{no_nul, no_nul_in, path, user_id, words};
 use crate::error::{Error, Result};
 use crate::spec::{Capabilities, CpuAffinity, IoPriority, Process, Rlimit, Scheduler};
 
@@ -16,7 +16,7 @@ pub fn process(p: &Process) -> Result<()> {
     if !p.cwd.starts_with('/') {
         return Err(Error::invalid("/cwd", "Cwd must be an absolute path"));
     }
-    no_nul("/cwd", &p.cwd)?;
+    path("/cwd", &p.cwd)?;
     if p.args.is_empty() {
         return Err(Error::invalid("/args", "args must not be empty"));
     }

@@ -1,0 +1,164 @@
+//! Laws of mounts and paths: what belongs to the host and what to the container.
+
+use super::{SECTIONS, all};
+use crate::plan::{Dir, Op, Plan, Slot, Step};
+
+/// The way into the root file system, and that nothing of the host is reached from inside.
+pub(super) fn root(plan: &Plan) -> Option<String> {
+    let slash = |o: &Op| matches!(*o, Op::Propagation { mount: None, path, .. } if plan.text(path) == "/");
+    let private = all(plan, slash);
+    let moved = all(plan, |o| matches!(o, Op::MoveMount { .. }));
+    if moved.first().is_some_and(|m| private.first().is_none_or(|p| p > m)) {
+        return Some("mounts of the child show on the host".into());
+    }
+    let mask = all(plan, |o| matches!(o, Op::Umask { mask: 0 }));
+    let made = all(plan, |o| matches!(o, Op::Mkdir { .. } | Op::Mknod { .. }));
+    if made.first().is_some_and(|m| mask.first().is_none_or(|u| u > m)) {
+        return Some("the caller's umask cuts modes".into());
+    }
+    let from = |what: &str| -> Vec<usize> {
+        let is = |s: &Step| plan.text(s.from).starts_with(what);
+        plan.child.iter().enumerate().filter(|(_, s)| is(s)).map(|(i, _)| i).collect()
+    };
+    let (read_only, masks) = (from("/linux/readonlyPaths"), from("/linux/maskedPaths"));
+    if matches!((read_only.last(), masks.first()), (Some(r), Some(m)) if r > m) {
+        return Some("masks go on top of read-only paths".into());
+    }
+    for i in all(plan, |o| matches!(o, Op::PivotRoot)) {
+        let slave = |s: &Step| {
+            matches!(s.op, Op::Propagation { mount: None, path, flags }
+                if plan.text(path) == "." && flags & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0 && flags & libc::MS_REC != 0)
+        };
+        let gone = |s: &Step| matches!(s.op, Op::Umount { path, flags } if plan.text(path) == "." && flags == libc::MNT_DETACH as u32);
+        if !(plan.child.get(i + 1).is_some_and(slave) && plan.child.get(i + 2).is_some_and(gone)) {
+            return Some("the old root is made a slave and taken off".into());
+        }
+        if [&read_only, &masks].iter().any(|list| list.last().is_some_and(|l| *l > i)) {
+            return Some("what covers paths of the container comes from the host".into());
+        }
+    }
+    let new_ns = libc::CLONE_NEWNS as u64;
+    let inside = |o: &Op| match *o {
+        Op::PivotRoot | Op::Chroot { .. } => true,
+        Op::Setns { slot, flags } => plan.given.init == Some(slot) && flags & new_ns != 0,
+        _ => false,
+    };
+    let entered = all(plan, inside).pop()?;
+    plan.child[entered + 1..].iter().find_map(|step| match step.op {
+        Op::OpenTree { dir: Dir::Cwd, path, .. } => Some(format!("{:?} by name inside", plan.text(path))),
+        Op::Open { dir: Dir::Cwd, path, .. } if plan.given.init.is_none() || plan.text(path) != "/" => {
+            Some(format!("{:?} by name inside", plan.text(path)))
+        }
+        Op::Umount { path, .. } | Op::Propagation { mount: None, path, .. }
+            if ![".", "/"].contains(&plan.text(path).as_str()) =>
+        {
+            Some(format!("{:?} by name inside", plan.text(path)))
+        }
+        _ => None,
+    })
+}
+
+/// The host's procfs, as the parent has opened it by name or as the child's directory in it.
+fn trusted(plan: &Plan, slot: Slot) -> bool {
+    let proc = |s: &Step| matches!(s.op, Op::Open { dir: Dir::Cwd, path, into, .. } if into == slot && plan.text(path) == "/proc");
+    plan.given.process == Some(slot) || plan.prepare.iter().any(proc)
+}
+
+/// Whatever is opened is closed by execve, and what is opened of a container blocks and triggers nothing.
+pub(super) fn opens(plan: &Plan) -> Option<String> {
+    let has = |flags: u32, bit: i32| flags & bit as u32 != 0;
+    for section in SECTIONS {
+        for (i, step) in plan.section(section).iter().enumerate() {
+            let at = |what: &str| Some(format!("{} {i}: {what}", section.name()));
+            let (dir, path, flags) = match step.op {
+                Op::Open { dir, path, flags, .. } | Op::OpenTree { dir, path, flags, .. } => {
+                    (dir, plan.text(path), flags)
+                }
+                _ => continue,
+            };
+            if !has(flags, libc::O_CLOEXEC) {
+                return at("would be inherited");
+            }
+            if dir == Dir::Cwd && !path.starts_with('/') {
+                return at(&format!("{path:?} is relative to the caller"));
+            }
+            let (Dir::At(slot), Op::Open { .. }) = (dir, step.op) else { continue };
+            let new = has(flags, libc::O_CREAT) && has(flags, libc::O_EXCL) && has(flags, libc::O_NOFOLLOW);
+            let harmless = has(flags, libc::O_PATH) || has(flags, libc::O_NONBLOCK) || path == "dev/pts/ptmx";
+            if !trusted(plan, slot) && !new && !harmless {
+                return at(&format!("{path:?} may be anything"));
+            }
+        }
+    }
+    None
+}
+
+/// What is trusted by its name is looked at before it is used (CVE-2019-16884, CVE-2025-31133).
+pub(super) fn watched(plan: &Plan) -> Option<String> {
+    for (i, step) in plan.prepare.iter().enumerate() {
+        let Op::Open { dir: Dir::Cwd, path, into, .. } = step.op else { continue };
+        let looked = match (plan.text(path).as_str(), plan.prepare.get(i + 1).map(|s| s.op)) {
+            ("/proc", Some(Op::CheckFs { slot, magic: 0x9fa0, is: true })) => slot == into,
+            ("/dev/null", Some(Op::CheckNode { slot, mode: libc::S_IFCHR, dev })) => {
+                slot == into && dev == libc::makedev(1, 3)
+            }
+            ("/proc" | "/dev/null", _) => false,
+            _ => true,
+        };
+        if !looked {
+            return Some(format!("prepare {i}: {:?} is not looked at", plan.text(path)));
+        }
+    }
+    None
+}
+
+/// Below the rootfs nothing is reached by a string alone: openat2 stays in the root or beneath a directory, and names given
+/// to mkdirat, mknodat, symlinkat and unlinkat are one component.
+pub(super) fn paths(plan: &Plan) -> Option<String> {
+    for (i, step) in plan.child.iter().enumerate() {
+        match step.op {
+            Op::Mkdir { name, .. } | Op::Mknod { name, .. } | Op::Unlink { name, .. } | Op::Symlink { name, .. } => {
+                let name = plan.text(name);
+                if name.is_empty() || name.contains('/') || name == ".." || name == "." {
+                    return Some(format!("child {i}: {name:?} is not one component"));
+                }
+            }
+            Op::Open { dir: Dir::At(_), path, resolve, .. } if resolve & 0x18 != 0 && resolve & 0x06 == 0 => {
+                return Some(format!("child {i}: {:?} may lead through a magic link", plan.text(path)));
+            }
+            Op::Open { dir: Dir::At(slot), path, resolve, .. }
+                if resolve & 0x18 == 0 && !trusted(plan, slot) && plan.text(path) != "." =>
+            {
+                return Some(format!("child {i}: {:?} may leave the root", plan.text(path)));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// What is mounted is made before it is attached, and attached.
+pub(super) fn attached(plan: &Plan) -> Option<String> {
+    for section in SECTIONS {
+        let steps = plan.section(section);
+        for (i, step) in steps.iter().enumerate() {
+            let tree = match step.op {
+                Op::Fsmount { fs, into, .. } => {
+                    let made = |s: &Step| matches!(s.op, Op::FsCreate { fs: f } if f == fs);
+                    if !steps[..i].iter().any(made) {
+                        return Some(format!("{} {i}: a mount of nothing", section.name()));
+                    }
+                    into
+                }
+                Op::OpenTree { flags, into, .. } if flags & 1 != 0 => into,
+                _ => continue,
+            };
+            let moved = |s: &Step| matches!(s.op, Op::MoveMount { from, .. } if from == tree);
+            if !plan.child.iter().any(moved) {
+                return Some(format!("{} {i}: <{}> is never attached", section.name(), plan.slot_name(tree)));
+            }
+        }
+    }
+    let enters = |o: &Op| matches!(o, Op::PivotRoot | Op::Chroot { .. });
+    (plan.given.init.is_none() && all(plan, enters).len() != 1).then(|| "init enters its root".into())
+}

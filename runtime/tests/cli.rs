@@ -1,0 +1,85 @@
+//! `mini` as a program, as root on a real kernel. Where runc has the same promise the same test also runs on runc, which
+//! checks the test; what is mini's alone says so in [`tests`].
+//!
+//! busybox and runc come from `scripts/testbed` (`MINI_TESTBED`, else /var/cache/mini-testbed).
+#![forbid(unsafe_code)]
+
+#[path = "cli/bench.rs"]
+mod bench;
+#[path = "cli/exec.rs"]
+mod exec;
+#[path = "cli/life.rs"]
+mod life;
+#[path = "cli/terminal.rs"]
+mod terminal;
+
+use bench::Bench;
+use libtest_mimic::{Arguments, Trial};
+
+type Test = (&'static str, fn(&Bench));
+
+/// What runc promises, too.
+const BOTH: &[Test] = &[
+    ("exit_codes", life::exit_codes),
+    ("streams", life::streams),
+    ("states", life::states),
+    ("ids", life::ids),
+    ("delete", life::delete),
+    ("kill", life::kill),
+    ("list", life::list),
+    ("pause", life::pause),
+    ("update_and_statistics", life::update_and_statistics),
+    ("log", life::log),
+    ("options_after_the_id", life::options_after_the_id),
+    ("preserved_descriptors", life::preserved_descriptors),
+    ("signals_are_passed_on", life::signals_are_passed_on),
+    ("failed_creates_leave_nothing", life::failed_creates_leave_nothing),
+    ("spec", life::spec),
+    ("exec_options", exec::options),
+    ("exec_file", exec::file),
+    ("exec_detached", exec::detached),
+    ("exec_failures", exec::failures),
+    ("exec_capabilities", exec::capabilities),
+    ("console_socket", terminal::console_socket),
+    ("terminal_rules", terminal::rules),
+    ("foreground_terminal", terminal::foreground),
+];
+
+/// What is only true of mini, with the reason.
+const OURS: &[Test] = &[
+    // runc takes "+1" and says nothing of "1:"
+    ("exec_users_are_exact", exec::users_are_exact),
+    // runc has no plan
+    ("plan_needs_no_privileges", life::plan_needs_no_privileges),
+    // runc has the systemd driver and rootless mode
+    ("what_is_not_implemented_is_refused", life::what_is_not_implemented_is_refused),
+    // runc answers both starts of a race at times
+    ("one_of_many_starts_wins", life::one_of_many_starts_wins),
+    // runc ignores the rest of a command line with --process
+    ("exec_file_excludes_options", exec::file_excludes_options),
+];
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // They count processes and groups of the host; and two cores are no place for races with each other.
+    arguments.test_threads.get_or_insert(2);
+    let bed = bench::testbed();
+    let peer = bed.join("c2.1/bin/runc");
+    let mini = std::path::PathBuf::from(env!("CARGO_BIN_EXE_mini"));
+    let on = |program: &std::path::Path, runtime: &str, tests: &[Test]| {
+        let program = program.to_owned();
+        let runtime = runtime.to_owned();
+        let make = move |(name, test): &Test| {
+            let (program, test, short) = (program.clone(), *test, *name);
+            Trial::test(format!("{runtime}::{short}"), move || {
+                test(&Bench::new(&program, short));
+                Ok(())
+            })
+        };
+        tests.iter().map(make).collect::<Vec<_>>()
+    };
+    let mut trials = on(&mini, "mini", BOTH);
+    trials.extend(on(&mini, "mini", OURS));
+    trials.extend(on(&peer, "runc", BOTH));
+    libtest_mimic::run(&arguments, trials).exit();
+}

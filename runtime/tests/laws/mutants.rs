@@ -1,0 +1,214 @@
+//! Broken plans: a checker that notices nothing would let every plan pass.
+
+use runtime::plan::{Edge, Op, Plan, Section, Slot, Step, laws};
+
+use super::{PLAIN, exec, hosts, init, spec};
+
+/// The plan of a real spec with most of what there is.
+fn sound() -> Plan {
+    let mut spec = spec("docker-28.5-userns");
+    let process = spec.process.as_mut().unwrap();
+    process.terminal = true;
+    process.rlimits = vec![runtime::spec::Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 9, hard: 9 }];
+    init(&hosts::hybrid(), &spec, PLAIN).unwrap()
+}
+
+fn spec_of_docker() -> runtime::spec::Spec {
+    spec("docker-28.5-default")
+}
+
+/// A plan whose limits the child sets itself.
+fn plain() -> Plan {
+    let mut spec = spec_of_docker();
+    spec.process.as_mut().unwrap().rlimits =
+        vec![runtime::spec::Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 9, hard: 9 }];
+    spec.process.as_mut().unwrap().no_new_privileges = true;
+    init(&hosts::hybrid(), &spec, PLAIN).unwrap()
+}
+
+fn find(plan: &Plan, is: impl Fn(&Op) -> bool) -> usize {
+    plan.child.iter().position(|s| is(&s.op)).expect("the plan has such a step")
+}
+
+/// Changes the child's steps without touching where edges lead: what is tried is the order.
+fn reordered(plan: &Plan, from: usize, to: usize) -> Plan {
+    let mut steps = plan.child.to_vec();
+    let step = steps.remove(from);
+    steps.insert(to, step);
+    Plan { child: steps.into(), ..plan.clone() }
+}
+
+/// Takes a step out and moves the edges that lead behind it.
+fn without(plan: &Plan, section: Section, at: usize) -> Plan {
+    let mut plan = plan.clone();
+    let steps = match section {
+        Section::Prepare => &mut plan.prepare,
+        Section::Child => &mut plan.child,
+        Section::Maps => &mut plan.maps,
+        Section::Limits => &mut plan.limits,
+    };
+    let mut list = steps.to_vec();
+    list.remove(at);
+    for edge in list.iter_mut().flat_map(|s| s.on.0.iter_mut()).flatten() {
+        edge.to -= u16::from(usize::from(edge.to) > at);
+    }
+    *steps = list.into();
+    plan
+}
+
+fn changed(plan: &Plan, at: usize, change: impl FnOnce(&mut Step)) -> Plan {
+    let mut plan = plan.clone();
+    change(&mut plan.child[at]);
+    plan
+}
+
+#[track_caller]
+fn noticed(plan: &Plan, word: &str) {
+    let law = laws::broken(plan);
+    assert!(law.as_ref().is_some_and(|law| law.contains(word)), "{word:?} is not in {law:?}");
+}
+
+#[test]
+fn what_must_be_there_is_missed() {
+    let (user, plain) = (sound(), plain());
+    assert_eq!((laws::broken(&user), laws::broken(&plain)), (None, None));
+    let child = |plan: &Plan, is: &dyn Fn(&Op) -> bool| without(plan, Section::Child, find(plan, is));
+    noticed(&child(&plain, &|o| matches!(o, Op::CloseOthers)), "closing what is not its own");
+    noticed(&child(&plain, &|o| matches!(o, Op::Signals)), "the signal mask");
+    noticed(&child(&plain, &|o| matches!(o, Op::Setsid)), "setsid");
+    noticed(&child(&plain, &|o| matches!(o, Op::Setgroups { .. })), "setgroups");
+    noticed(&child(&plain, &|o| matches!(o, Op::Setuid { .. })), "user");
+    noticed(&child(&plain, &|o| matches!(o, Op::KeepCaps { on: true })), "capabilities are kept");
+    noticed(&child(&plain, &|o| matches!(o, Op::KeepCaps { on: false })), "capabilities are kept");
+    noticed(&child(&plain, &|o| matches!(o, Op::CheckCwd)), "getcwd");
+    noticed(&child(&plain, &|o| matches!(o, Op::ChdirAgain { .. })), "chdir");
+    noticed(&child(&plain, &|o| matches!(o, Op::Dup { to: 1, .. })), "opened as 1");
+    noticed(&child(&plain, &|o| matches!(o, Op::CloseRange { .. })), "between close_range and execve");
+    noticed(&child(&plain, &|o| matches!(o, Op::Umount { .. })), "old root");
+    noticed(&child(&plain, &|o| matches!(o, Op::Umask { .. })), "umask");
+    noticed(&child(&plain, &|o| matches!(o, Op::Gate { .. })), "waits for its start");
+    noticed(&child(&user, &|o| matches!(o, Op::Gate { .. })), "gets its maps");
+    let text = |plan: &Plan, o: &Op| matches!(o, Op::Propagation { path, .. } if plan.text(*path) == "/");
+    noticed(&child(&plain, &|o| text(&plain, o)), "show on the host");
+    noticed(&child(&plain, &|o| matches!(o, Op::Fsmount { .. })), "is empty");
+    noticed(&Plan { maps: Box::default(), ..user.clone() }, "gets its maps");
+    noticed(&Plan { clone_flags: 0, ..user.clone() }, "gets its maps");
+    noticed(&Plan { maps: user.maps.clone(), ..plain.clone() }, "");
+    let looked = |plan: &Plan| plan.prepare.iter().position(|s| matches!(s.op, Op::CheckFs { .. })).unwrap();
+    noticed(&without(&plain, Section::Prepare, looked(&plain)), "is not looked at");
+}
+
+#[test]
+fn another_order_is_noticed() {
+    let plan = plain();
+    let at = |is: &dyn Fn(&Op) -> bool| find(&plan, is);
+    let uid = at(&|o| matches!(o, Op::Setuid { .. }));
+    let late = |is: &dyn Fn(&Op) -> bool, word| noticed(&reordered(&plan, at(is), uid), word);
+    late(&|o| matches!(o, Op::Setgroups { .. }), "groups");
+    late(&|o| matches!(o, Op::Bounding { .. }), "bounding");
+    let early = |is: &dyn Fn(&Op) -> bool, word| noticed(&reordered(&plan, at(is), uid), word);
+    early(&|o| matches!(o, Op::Capset { .. }), "capabilities");
+    early(&|o| matches!(o, Op::CheckCwd), "");
+    let filter = at(&|o| matches!(o, Op::Seccomp { .. }));
+    let twice = changed(&plan, filter - 1, |s| s.op = Op::Seccomp { flags: 0, listener: None });
+    let twice = changed(&twice, filter, |s| s.op = Op::NoNewPrivs);
+    noticed(&twice, "no_new_privs");
+    noticed(&reordered(&plan, filter, uid), "");
+    let early = at(&|o| matches!(o, Op::AllCpus));
+    let limit = Op::Rlimit { resource: 7, soft: 9, hard: 9 };
+    noticed(&changed(&plan, early, |s| s.op = limit), "limits");
+    let pivot = at(&|o| matches!(o, Op::PivotRoot));
+    let from = |what: &str| plan.child.iter().position(|s| plan.text(s.from).starts_with(what)).unwrap();
+    noticed(&reordered(&plan, from("/linux/readonlyPaths"), pivot), "");
+    let exec = plan.child.len() - 1;
+    // Where it lands decides which law is the first to be broken.
+    noticed(&reordered(&plan, exec, 5), "");
+}
+
+#[test]
+fn a_way_out_of_the_root_is_noticed() {
+    let plan = plain();
+    let inside = find(&plan, |o| matches!(o, Op::Open { resolve, .. } if *resolve != 0));
+    let with = |how: u64| {
+        changed(&plan, inside, |s| {
+            if let Op::Open { resolve, .. } = &mut s.op {
+                *resolve = how;
+            }
+        })
+    };
+    noticed(&with(0), "may leave the root");
+    noticed(&with(0x10), "magic link");
+    let inherited = changed(&plan, inside, |s| {
+        if let Op::Open { flags, .. } = &mut s.op {
+            *flags &= !(libc::O_CLOEXEC as u32);
+        }
+    });
+    noticed(&inherited, "inherited");
+    let blocking = changed(&plan, inside, |s| {
+        if let Op::Open { flags, .. } = &mut s.op {
+            *flags = libc::O_CLOEXEC as u32;
+        }
+    });
+    noticed(&blocking, "may be anything");
+    let Op::Propagation { path: slash, .. } = plan.child[find(&plan, |o| matches!(o, Op::Propagation { .. }))].op
+    else {
+        unreachable!("found by its kind");
+    };
+    let by_name =
+        Op::OpenTree { dir: runtime::plan::Dir::Cwd, path: slash, flags: libc::O_CLOEXEC as u32, into: Slot(0) };
+    let after = find(&plan, |o| matches!(o, Op::PivotRoot)) + 4;
+    noticed(&changed(&plan, after, |s| s.op = by_name), "by name inside");
+    let made = find(&plan, |o| matches!(o, Op::Mknod { .. }));
+    let deep = changed(&plan, made, |s| {
+        if let Op::Mknod { name, .. } = &mut s.op {
+            *name = slash;
+        }
+    });
+    noticed(&deep, "is not one component");
+}
+
+#[test]
+fn edges_that_lead_nowhere_are_noticed() {
+    let plan = plain();
+    let with = find(&plan, |o| matches!(o, Op::Fsopen { .. }));
+    let edge = |to: u16, errno: i32| changed(&plan, with, |s| s.on.0[0] = Some(Edge { errno, to }));
+    noticed(&edge(with as u16, libc::EIO), "edge to");
+    noticed(&edge(plan.child.len() as u16 + 1, libc::EIO), "edge to");
+    noticed(&edge(with as u16 + 1, libc::EIO), "is empty");
+    noticed(&edge(with as u16 + 2, 0), "no way leads here");
+    let inherit = changed(&plan, plan.child.len() - 2, |s| {
+        if let Op::CloseRange { first, .. } = &mut s.op {
+            *first = 2;
+        }
+    });
+    noticed(&inherit, "what is inherited is closed");
+}
+
+#[test]
+fn an_exec_has_no_start_of_its_own() {
+    let spec = spec_of_docker();
+    let plan = exec(&hosts::hybrid(), &spec, spec.process.as_ref().unwrap(), PLAIN).unwrap();
+    assert_eq!(laws::broken(&plan), None);
+    let mut init_less = plan.clone();
+    init_less.given.init = None;
+    assert!(laws::broken(&init_less).is_some());
+    let join = find(&plan, |o| matches!(o, Op::Setns { .. }));
+    let home = find(&plan, |o| matches!(o, Op::Home { .. }));
+    noticed(&without(&plan, Section::Child, home - 1), "is empty");
+    assert!(join < home);
+}
+
+/// Most single steps cannot be left out without anybody noticing.
+#[test]
+fn few_steps_can_be_left_out() {
+    let plan = plain();
+    let unnoticed: Vec<&Step> = (0..plan.child.len())
+        .filter(|i| laws::broken(&without(&plan, Section::Child, *i)).is_none())
+        .map(|i| &plan.child[i])
+        .collect();
+    println!("{} of {} steps can be left out unnoticed", unnoticed.len(), plan.child.len());
+    // What a spec asks for is checked against it, not by the laws of any plan: names, sysctls, options of file systems.
+    let pivotal =
+        |s: &&&Step| matches!(s.op, Op::PivotRoot | Op::Umount { .. } | Op::CloseRange { .. } | Op::Fsopen { .. });
+    assert_eq!(unnoticed.iter().find(pivotal), None);
+}

@@ -1,0 +1,353 @@
+//! The Task service on real containers, through its socket. Needs root; each test has a shim of its own.
+
+mod bed;
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use containerd_shim_protos::api;
+use containerd_shim_protos::ttrpc::{Code, context};
+use serde_json::json;
+
+use bed::{Bed, code, is_mounted, limit, raw, until};
+
+fn on_loop(test: impl Future<Output = ()>) {
+    let all = async { tokio::time::timeout(Duration::from_secs(100), test).await.expect("the test hangs") };
+    tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap().block_on(all);
+}
+
+#[test]
+fn one_life() {
+    on_loop(async {
+        let Some(bed) = Bed::new("life").await else { return };
+        let id = bed.id("a");
+        let output = bed.create(&id, "echo $(hostname) $$; exit 7").await;
+        let rootfs = bed.path(&id).join("rootfs");
+        assert!(is_mounted(&rootfs));
+        let created = bed.state(&id, "").await.unwrap();
+        assert_eq!(created.status.value(), 1);
+        assert_eq!(created.stdout, bed.path(&format!("{id}.out")).display().to_string());
+        let second = code(bed.task.create(limit(), &bed_again(&created)).await.unwrap_err());
+        assert_eq!(second.0, Code::ALREADY_EXISTS);
+
+        let pid = bed.start(&id, "").await.unwrap();
+        assert_eq!(pid, created.pid);
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 7);
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 7, "and again");
+        let heard = bed.until_heard("exit a 7").await;
+        assert_eq!(heard, ["create a", "start a", "exit a 7"]);
+        let stopped = bed.state(&id, "").await.unwrap();
+        assert_eq!((stopped.status.value(), stopped.exit_status, stopped.pid), (3, 7, pid));
+        assert_eq!(output.join().unwrap(), b"mini 1\n");
+
+        let killed = code(bed.kill(&id, "", 15).await.unwrap_err());
+        assert_eq!(killed, (Code::NOT_FOUND, "process already finished: not found".into()));
+        let started = code(bed.start(&id, "").await.unwrap_err());
+        assert_eq!(started, (Code::UNKNOWN, "cannot start a stopped process".into()));
+        let stats = bed.task.stats(limit(), &api::StatsRequest { id: id.clone(), ..Default::default() }).await.unwrap();
+        assert!(stats.stats.type_url.starts_with("io.containerd.cgroups.v"), "{}", stats.stats.type_url);
+        let pids = bed.task.pids(limit(), &api::PidsRequest { id: id.clone(), ..Default::default() }).await.unwrap();
+        assert_eq!(pids.processes.iter().map(|p| p.pid).collect::<Vec<_>>(), [pid], "not an empty list");
+
+        let deleted = bed.delete(&id, "").await.unwrap();
+        assert_eq!((deleted.pid, deleted.exit_status), (pid, 7));
+        assert!(!is_mounted(&rootfs));
+        assert_eq!(code(bed.state(&id, "").await.unwrap_err()).0, Code::NOT_FOUND);
+        assert_eq!(code(bed.delete(&id, "").await.unwrap_err()).0, Code::NOT_FOUND);
+        bed.until_heard("delete a").await;
+        bed.shutdown().await;
+        assert!(!bed.socket.exists(), "the socket goes before the answer comes");
+        assert_eq!(bed.ended().await, 0, "{}", bed.log());
+    });
+}
+
+fn bed_again(state: &api::StateResponse) -> api::CreateTaskRequest {
+    api::CreateTaskRequest { id: state.id.clone(), bundle: state.bundle.clone(), ..Default::default() }
+}
+
+#[test]
+fn starts_come_before_exits_however_short_the_life() {
+    on_loop(async {
+        let Some(bed) = Bed::new("short").await else { return };
+        for n in 0..30 {
+            let id = bed.id(&n.to_string());
+            let _output = bed.create(&id, "exit 0").await;
+            bed.start(&id, "").await.unwrap();
+            assert_eq!(bed.wait(&id, "").await.unwrap(), 0);
+            bed.delete(&id, "").await.unwrap();
+            let heard = bed.until_heard(&format!("delete {n}")).await;
+            let mine: Vec<_> = heard.iter().filter(|l| l.split(' ').nth(1) == Some(&n.to_string())).cloned().collect();
+            assert_eq!(
+                mine,
+                [format!("create {n}"), format!("start {n}"), format!("exit {n} 0"), format!("delete {n}")]
+            );
+        }
+    });
+}
+
+#[test]
+fn execs() {
+    on_loop(async {
+        let Some(bed) = Bed::new("exec").await else { return };
+        let id = bed.id("a");
+        let _output = bed.create(&id, "sleep 100").await;
+        bed.start(&id, "").await.unwrap();
+        let output = bed.exec(&id, "e1", "echo in; exit 3").await.unwrap();
+        assert_eq!(code(bed.exec(&id, "e1", "true").await.err().unwrap()).0, Code::ALREADY_EXISTS);
+        assert_eq!(code(bed.kill(&id, "e1", 9).await.unwrap_err()).0, Code::FAILED_PRECONDITION);
+        assert_eq!(code(bed.start(&id, "e9").await.unwrap_err()).0, Code::NOT_FOUND);
+        bed.start(&id, "e1").await.unwrap();
+        assert_eq!(bed.wait(&id, "e1").await.unwrap(), 3);
+        assert_eq!(output.join().unwrap(), b"in\n");
+        assert_eq!(bed.delete(&id, "e1").await.unwrap().exit_status, 3);
+
+        let mut started = Vec::new();
+        for n in 0..40 {
+            let exec = format!("m{n}");
+            let _output = bed.exec(&id, &exec, "exit 4").await.unwrap();
+            started.push(bed.start(&id, "").await.err().map(|_| exec).unwrap());
+        }
+        let starts = started.iter().map(|exec| bed.start(&id, exec));
+        for pid in futures_of(starts).await {
+            assert!(pid.unwrap() > 0);
+        }
+        for exec in &started {
+            assert_eq!(bed.wait(&id, exec).await.unwrap(), 4);
+            bed.delete(&id, exec).await.unwrap();
+        }
+
+        // An exec that outlives init's death by a moment: its exit is announced first.
+        let _output = bed.exec(&id, "last", "sleep 100").await.unwrap();
+        bed.start(&id, "last").await.unwrap();
+        bed.kill(&id, "", 9).await.unwrap();
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 137);
+        let heard = bed.until_heard("exit a 137").await;
+        let at = |line: &str| heard.iter().position(|l| l == line).unwrap_or_else(|| panic!("{line} in {heard:?}"));
+        assert!(at("exec-started last") < at("exit last 137") && at("exit last 137") < at("exit a 137"));
+        let late = code(bed.start(&id, "last").await.unwrap_err());
+        assert_eq!(late.0, Code::FAILED_PRECONDITION, "{late:?}");
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
+/// All at once, results in order.
+async fn futures_of<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut pinned: Vec<_> = futures.map(|f| (Box::pin(f), None)).collect();
+    std::future::poll_fn(|cx| {
+        let mut open = false;
+        for (future, result) in pinned.iter_mut().filter(|(_, r)| r.is_none()) {
+            match future.as_mut().poll(cx) {
+                std::task::Poll::Ready(value) => *result = Some(value),
+                std::task::Poll::Pending => open = true,
+            }
+        }
+        if open { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
+    })
+    .await;
+    pinned.into_iter().filter_map(|(_, r)| r).collect()
+}
+
+#[test]
+fn what_cannot_be_created_leaves_nothing() {
+    on_loop(async {
+        let Some(bed) = Bed::new("bad").await else { return };
+        let id = bed.id("a");
+        let request = bed.request(&id, "", |spec| spec["process"]["args"] = json!(["nothing-like-it"]));
+        let (kind, text) = code(bed.task.create(limit(), &request).await.unwrap_err());
+        let words = r#"OCI runtime create failed: exec: "nothing-like-it": executable file not found in $PATH"#;
+        assert_eq!((kind, text.as_str()), (Code::UNKNOWN, words));
+        assert!(!is_mounted(&bed.path(&id).join("rootfs")));
+        assert_eq!(code(bed.delete(&id, "").await.unwrap_err()).0, Code::NOT_FOUND);
+
+        let checkpoint = api::CreateTaskRequest { id: bed.id("b"), checkpoint: "/x".into(), ..Default::default() };
+        assert_eq!(code(bed.task.create(limit(), &checkpoint).await.unwrap_err()).0, Code::UNIMPLEMENTED);
+        let long = api::CreateTaskRequest { id: "x".repeat(1000), ..Default::default() };
+        let (kind, text) = code(bed.task.create(limit(), &long).await.unwrap_err());
+        assert!(kind == Code::INVALID_ARGUMENT && text.contains("longer than 255 bytes"), "{text}");
+        let odd = bed.request(&bed.id("c"), "true", |spec| spec["process"]["args"] = json!("true"));
+        let (_, text) = code(bed.task.create(limit(), &odd).await.unwrap_err());
+        assert!(text.contains("/process/args"), "{text}");
+        let mut nowhere = bed.request(&bed.id("d"), "true", |_| {});
+        nowhere.stdout = "/no/such/fifo".into();
+        let (_, text) = code(bed.task.create(limit(), &nowhere).await.unwrap_err());
+        assert!(text.contains("/no/such/fifo"), "{text}");
+        assert!(!is_mounted(&bed.path(&bed.id("d")).join("rootfs")));
+        assert!(bed.heard().is_empty(), "{:?}", bed.heard());
+        bed.shutdown().await;
+        assert_eq!(bed.ended().await, 0);
+    });
+}
+
+#[test]
+fn a_create_that_hangs_hides_nothing_and_outlives_its_caller() {
+    on_loop(async {
+        let Some(bed) = Bed::new("hook").await else { return };
+        let (slow, other) = (bed.id("slow"), bed.id("other"));
+        let _output = bed.create(&other, "sleep 100").await;
+        // The hook hangs until the test lets it go, so that "meanwhile" is no question of the machine's speed.
+        let go = bed.path("go");
+        let wait = format!("until test -e {}; do sleep 0.05; done", go.display());
+        let request = bed.request(&slow, "exit 0", |spec| {
+            spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", wait] }] });
+        });
+        let gone = bed.task.create(context::with_duration(Duration::from_millis(300)), &request).await;
+        assert!(gone.is_err());
+        assert_eq!(code(bed.state(&slow, "").await.unwrap_err()).0, Code::NOT_FOUND);
+        assert_eq!(bed.state(&other, "").await.unwrap().status.value(), 1);
+        bed.start(&other, "").await.unwrap();
+        assert!(!bed.heard().contains(&"create slow".to_owned()));
+        std::fs::write(go, "").unwrap();
+        bed.until_heard("create slow").await;
+        assert_eq!(bed.state(&slow, "").await.unwrap().status.value(), 1);
+        // Deleted without having run: killed, its exit announced, and only then gone.
+        bed.delete(&slow, "").await.unwrap();
+        let heard = bed.until_heard("delete slow").await;
+        assert_eq!(heard.iter().filter(|l| l.contains("slow")).count(), 3, "{heard:?}");
+        bed.kill(&other, "", 9).await.unwrap();
+        bed.wait(&other, "").await.unwrap();
+        bed.delete(&other, "").await.unwrap();
+    });
+}
+
+#[test]
+fn delete_during_create_waits_for_it_and_undoes_it() {
+    on_loop(async {
+        let Some(bed) = Bed::new("doomed").await else { return };
+        let id = bed.id("a");
+        let request = bed.request(&id, "exit 0", |spec| {
+            spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", "sleep 1"] }] });
+        });
+        let _ = bed.task.create(context::with_duration(Duration::from_millis(100)), &request).await;
+        assert_eq!(bed.delete(&id, "").await.unwrap().exit_status, 137);
+        let heard = bed.until_heard("delete a").await;
+        assert_eq!(heard, ["create a", "exit a 137", "delete a"]);
+        bed.shutdown().await;
+        assert_eq!(bed.ended().await, 0);
+    });
+}
+
+#[test]
+fn pause_resume_and_death_in_the_ice() {
+    on_loop(async {
+        let Some(bed) = Bed::new("pause").await else { return };
+        let id = bed.id("a");
+        let _output = bed.create(&id, "sleep 100").await;
+        let pause = api::PauseRequest { id: id.clone(), ..Default::default() };
+        let early = code(bed.task.pause(limit(), &pause).await.unwrap_err());
+        assert_eq!(early.1, "cannot pause task in created state");
+        bed.start(&id, "").await.unwrap();
+        bed.task.pause(limit(), &pause).await.unwrap();
+        assert_eq!(bed.state(&id, "").await.unwrap().status.value(), 4);
+        let refused = code(bed.delete(&id, "").await.unwrap_err());
+        assert_eq!(refused.1, "cannot delete a paused process");
+        let resume = api::ResumeRequest { id: id.clone(), ..Default::default() };
+        bed.task.resume(limit(), &resume).await.unwrap();
+        assert_eq!(bed.state(&id, "").await.unwrap().status.value(), 2);
+        bed.task.pause(limit(), &pause).await.unwrap();
+        bed.kill(&id, "", 9).await.unwrap();
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 137);
+        bed.delete(&id, "").await.unwrap();
+        let heard = bed.until_heard("delete a").await;
+        assert_eq!(heard, ["create a", "start a", "paused a", "resumed a", "paused a", "exit a 137", "delete a"]);
+    });
+}
+
+#[test]
+fn orphans_in_a_shared_pid_namespace_die_with_init_and_are_reaped() {
+    on_loop(async {
+        let Some(bed) = Bed::new("hostpid").await else { return };
+        let id = bed.id("a");
+        let mut request = bed.request(&id, "(sleep 1000 &) ; (sleep 1001 &) ; exit 5", |spec| {
+            spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "uts" }]);
+        });
+        let (path, _output) = bed.fifo("out");
+        request.stdout = path;
+        bed.task.create(limit(), &request).await.unwrap();
+        bed.start(&id, "").await.unwrap();
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 5);
+        let children = || {
+            let list = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", bed.shim)).unwrap();
+            list.split_whitespace().count()
+        };
+        until(|| children() == 0, || "zombies or orphans stay".into()).await;
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
+#[test]
+fn an_oom_kill_is_told_before_the_exit() {
+    on_loop(async {
+        let Some(bed) = Bed::new("oom").await else { return };
+        let id = bed.id("a");
+        let request = bed.request(&id, "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}", |spec| {
+            spec["linux"]["resources"] = json!({ "memory": { "limit": 20_000_000 } });
+        });
+        bed.task.create(limit(), &request).await.unwrap();
+        bed.start(&id, "").await.unwrap();
+        let status = bed.wait(&id, "").await.unwrap();
+        let heard = bed.until_heard(&format!("exit a {status}")).await;
+        let oom = heard.iter().position(|l| l == "oom a");
+        assert!(oom.is_some_and(|n| n < heard.len() - 1), "{heard:?}");
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
+#[test]
+fn both_names_of_the_service_and_none_of_the_sandbox() {
+    on_loop(async {
+        let Some(bed) = Bed::new("names").await else { return };
+        let request = api::ConnectRequest { id: "nobody".into(), ..Default::default() };
+        for service in ["containerd.task.v2.Task", "containerd.task.v3.Task"] {
+            let answer: api::ConnectResponse = raw(&bed.client, service, "Connect", &request).await.unwrap();
+            assert_eq!((answer.shim_pid, answer.task_pid), (bed.shim, 0));
+        }
+        let service = "containerd.runtime.sandbox.v1.Sandbox";
+        let sandbox = raw::<_, api::Empty>(&bed.client, service, "CreateSandbox", &request).await;
+        assert_eq!(code(sandbox.unwrap_err()).0, Code::UNIMPLEMENTED);
+    });
+}
+
+#[test]
+fn garbage_on_one_connection_disturbs_no_other() {
+    on_loop(async {
+        let Some(bed) = Bed::new("garbage").await else { return };
+        let id = bed.id("a");
+        let _output = bed.create(&id, "sleep 100").await;
+        for junk in [&b"\xff\xff\xff\xff\0\0\0\x01\x01\0"[..], b"\0\0\0\x04\0\0\0\x01\x01\0junk", &[0x41; 5000], b""] {
+            let mut stream = UnixStream::connect(&bed.socket).unwrap();
+            let _ = stream.write_all(junk);
+        }
+        assert_eq!(bed.state(&id, "").await.unwrap().status.value(), 1);
+        bed.shutdown().await;
+        assert_eq!(bed.state(&id, "").await.unwrap().status.value(), 1, "shutdown waits for containers");
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
+#[test]
+fn stdin_through_and_back() {
+    on_loop(async {
+        let Some(bed) = Bed::new("stdin").await else { return };
+        let id = bed.id("a");
+        let mut request = bed.request(&id, "exec cat", |_| {});
+        let (out, output) = bed.fifo("out");
+        let input = bed.path("in");
+        let mode = rustix::fs::Mode::from_raw_mode(0o700);
+        rustix::fs::mknodat(rustix::fs::CWD, &input, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        (request.stdin, request.stdout) = (input.display().to_string(), out);
+        bed.task.create(limit(), &request).await.unwrap();
+        bed.start(&id, "").await.unwrap();
+        let data: Vec<u8> = (0..8 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let sent = data.clone();
+        std::thread::spawn(move || {
+            std::fs::File::options().write(true).open(input).unwrap().write_all(&sent).unwrap();
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let close = api::CloseIORequest { id: id.clone(), stdin: true, ..Default::default() };
+        bed.task.close_io(limit(), &close).await.unwrap();
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 0);
+        assert!(output.join().unwrap() == data);
+        bed.delete(&id, "").await.unwrap();
+    });
+}
