@@ -98,6 +98,11 @@ impl Drop for State {
         for pid in self.daemons() {
             end(pid, rustix::process::Signal::KILL);
         }
+        // The directory cannot be removed while something is mounted in it; not every bundle has something.
+        for bundle in fs::read_dir(self.dir.path()).unwrap().flatten() {
+            let _not_mounted =
+                rustix::mount::unmount(bundle.path().join("rootfs"), rustix::mount::UnmountFlags::DETACH);
+        }
     }
 }
 

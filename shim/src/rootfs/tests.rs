@@ -52,6 +52,15 @@ impl Bundle {
     }
 }
 
+impl Drop for Bundle {
+    /// The directory cannot be removed while something is mounted in it.
+    fn drop(&mut self) {
+        for name in fs::read_dir(self.dir.path()).unwrap().flatten() {
+            unmount(&name.path()).unwrap();
+        }
+    }
+}
+
 fn entry(kind: &str, source: &str, options: &[&str]) -> Mount {
     Mount {
         type_: kind.into(),
@@ -330,6 +339,19 @@ fn unmount_takes_stacked_and_nested_mounts_and_waits_for_busy_ones() {
 }
 
 #[test]
+fn unmount_finds_mounts_below_a_directory_that_is_none() {
+    let b = Bundle::new();
+    b.make("rootfs/a/b");
+    mount(&[at(entry("tmpfs", "tmpfs", &[]), "a/b")], &b.root()).unwrap();
+    unmount(&b.root()).unwrap();
+    assert!(b.mounts().is_empty());
+    // Nor does a directory that just is not empty make it wait.
+    let begun = std::time::Instant::now();
+    unmount(&b.root()).unwrap();
+    assert!(begun.elapsed() < std::time::Duration::from_secs(1));
+}
+
+#[test]
 fn unmount_of_nothing_is_fine_and_follows_no_link() {
     let b = Bundle::new();
     unmount(&b.root()).unwrap();
@@ -337,7 +359,10 @@ fn unmount_of_nothing_is_fine_and_follows_no_link() {
     fs::write(b.path("file"), "").unwrap();
     unmount(&b.path("file/below")).unwrap();
     mount(&[entry("tmpfs", "tmpfs", &[])], &b.root()).unwrap();
+    b.make("rootfs/below");
+    mount(&[at(entry("tmpfs", "tmpfs", &[]), "below")], &b.root()).unwrap();
     symlink(b.root(), b.path("link")).unwrap();
     unmount(&b.path("link")).unwrap();
-    assert_eq!(b.mounts().len(), 1);
+    assert_eq!(b.mounts().len(), 2);
+    fs::remove_file(b.path("link")).unwrap();
 }
