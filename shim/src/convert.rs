@@ -11,7 +11,7 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::types::task::{ProcessInfo, Status as WireStatus};
 use containerd_shim_protos::{api, ttrpc};
 use runtime::lifecycle::{Class, Event as Named, Exit, Refusal, Status};
-use runtime::spec::{Process, Resources, from_json};
+use runtime::spec::{Process, Resources, check, from_json};
 
 use crate::events::Event;
 use crate::stdio::Paths;
@@ -63,12 +63,16 @@ pub fn process(any: Option<&Any>, terminal: bool) -> Result<Process, Refusal> {
     let json = any.map(|a| a.value.as_slice()).unwrap_or_default();
     let mut process: Process = from_json(json).map_err(|e| invalid("exec process", &e))?;
     process.terminal = terminal;
+    check::process(&process).map_err(|e| invalid("exec process", &e))?;
     Ok(process)
 }
 
 /// The limits of an Update request.
 pub fn resources(any: Option<&Any>) -> Result<Resources, Refusal> {
-    from_json(any.map(|a| a.value.as_slice()).unwrap_or_default()).map_err(|e| invalid("resources", &e))
+    let json = any.map(|a| a.value.as_slice()).unwrap_or_default();
+    let resources = from_json(json).map_err(|e| invalid("resources", &e))?;
+    check::resources(&resources).map_err(|e| invalid("resources", &e))?;
+    Ok(resources)
 }
 
 fn invalid(what: &str, error: &runtime::Error) -> Refusal {

@@ -111,9 +111,14 @@ pub(super) fn exec(
     let failed = |text: String| format!("OCI runtime exec failed: exec failed: {text}");
     let names = Names { id: id.to_owned(), namespace: shim.namespace.clone() };
     let owner = pipe_owner(&create.options, container.spec());
+    // What the payload does not name may not exceed what the container has.
+    let mut process = process.clone();
+    if let Some(init) = &container.spec().process {
+        process.inherit(init);
+    }
     let opened = stdio::open(paths, owner, &names).map_err(failed)?;
     let request = runtime::Exec {
-        process,
+        process: &process,
         stdio: opened.child,
         no_new_keyring: create.options.no_new_keyring,
         preserve_fds: 0,
