@@ -37,6 +37,8 @@ fn fifo_output_written_meanwhile_arrives(bed: &Bed) -> Outcome {
     let script = "echo before; sleep 3; echo meanwhile; sleep 4; echo after";
     let client = bed.containerd.ctr_start(LIMIT, &bed.run_words(&id, &[], &["sh", "-c", script]))?;
     bed.wait_status(&id, "RUNNING")?;
+    // ctr ends with its connection, and what it has not printed by then nobody will see.
+    std::thread::sleep(Duration::from_secs(1));
     bed.containerd.kill()?;
     std::thread::sleep(Duration::from_secs(4));
     bed.containerd.restart()?;
