@@ -22,7 +22,7 @@ pub(super) struct Watch {
 impl Watch {
     /// `ring` is called when there may be news; false ends the watch. `None` when it cannot be watched.
     pub(super) fn new(mut oom: Oom, ring: impl Fn() -> bool + Send + 'static) -> Option<Self> {
-        let fd = oom.fd().try_clone_to_owned().and_then(|fd| ready::for_reading(fd)).ok()?;
+        let fd = oom.fd().try_clone_to_owned().and_then(ready::for_reading).ok()?;
         let seen = oom.read().ok()?;
         let bell = tokio::spawn(async move {
             while let Ok(mut ready) = fd.readable().await {
