@@ -14,6 +14,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionread, read, write};
 use rustix::pipe::{SpliceFlags, splice};
 use rustix::time::Timespec;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
 use crate::ready::Fd;
 use crate::worker;
@@ -26,6 +28,11 @@ const SPLICE_MOST: usize = 1 << 20;
 const CHUNK: usize = 16 << 10;
 /// Moves after which others get their turn on the loop.
 const TURN: u32 = 16;
+/// After a hang-up: so long without a byte means that none is under way. A terminal hands over what was written to its
+/// slave a moment later, by a kernel worker.
+const SILENCE: Duration = Duration::from_millis(20);
+/// And no longer than this in all: the process may go on writing for as long as its terminal is there.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Idle time after which a file's worker goes away.
 const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
@@ -47,28 +54,33 @@ pub(super) enum Source {
     Console,
 }
 
-/// Copies until the source ends. Both ends are non-blocking.
+/// Copies until the source ends, or until `hangup`: then what the process has written already still goes out, as far as
+/// the target takes it, and nothing that was read is lost on the way. Both ends are non-blocking.
 ///
 /// Errors: EPIPE when nobody can read the target any more, and what else the kernel says.
-pub(super) async fn copy(from: &Fd, to: &Fd, source: Source) -> io::Result<()> {
+pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, hangup: &Notify) -> io::Result<()> {
     // What was read and did not fit; empty (and without memory) almost always.
     let mut pending = Vec::new();
     let mut full = false;
     let mut moves = 0;
+    let mut last_words = None;
     loop {
-        let step;
-        if full {
-            let mut ready = to.writable().await?;
-            step = move_some(from, to, source, &mut pending)?;
-            if step == Step::TargetFull {
-                ready.clear_ready();
+        let room_or_bytes = async { if full { to.writable().await } else { from.readable().await } };
+        let mut ready = tokio::select! {
+            biased;
+            ready = room_or_bytes => ready?,
+            () = hangup.notified(), if last_words.is_none() => {
+                last_words = Some(Instant::now() + LAST_WORDS);
+                continue;
             }
-        } else {
-            let mut ready = from.readable().await?;
-            step = move_some(from, to, source, &mut pending)?;
-            if step == Step::SourceEmpty {
-                ready.clear_ready();
-            }
+            () = sleep(SILENCE), if last_words.is_some() => return Ok(()),
+        };
+        if last_words.is_some_and(|end| Instant::now() >= end) {
+            return Ok(());
+        }
+        let step = move_some(from, to, source, &mut pending)?;
+        if step == if full { Step::TargetFull } else { Step::SourceEmpty } {
+            ready.clear_ready();
         }
         full = match step {
             Step::End => return Ok(()),
@@ -162,16 +174,24 @@ fn writable(to: impl AsFd) -> Result<bool, Errno> {
 
 /// The same into a file or device, whose writing may block: a worker writes while there is something to write, and is
 /// gone when there is not.
-pub(super) async fn copy_to_file(from: Arc<Fd>, to: Arc<OwnedFd>, source: Source) -> io::Result<()> {
+pub(super) async fn copy_to_file(from: Arc<Fd>, to: Arc<OwnedFd>, source: Source, hangup: &Notify) -> io::Result<()> {
+    let mut hung_up = false;
     loop {
-        let mut ready = from.readable().await?;
+        // Never while a worker writes: it would be left behind with bytes that the next one overtakes.
+        let ready = tokio::select! {
+            biased;
+            ready = from.readable() => Some(ready?),
+            () = hangup.notified(), if !hung_up => None,
+        };
+        hung_up = hung_up || ready.is_none();
         let (theirs, file) = (Arc::clone(&from), Arc::clone(&to));
         match worker::run("stdio", move || write_all_there_is(theirs.get_ref(), &file, source)).await {
             Ok(Ok(Step::End)) => return Ok(()),
-            Ok(Ok(_)) => ready.clear_ready(),
+            Ok(Ok(_)) if hung_up => return Ok(()),
+            Ok(Ok(_)) => ready.into_iter().for_each(|mut ready| ready.clear_ready()),
             Ok(Err(errno)) => return Err(errno.into()),
             // No thread to be had: the bytes wait in the pipe until there is.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(_) => sleep(Duration::from_millis(100)).await,
         }
     }
 }

@@ -57,16 +57,18 @@ impl Wiring {
         if let Some(Stdin { from, keeper, to }) = self.stdin {
             streams.keeper = Some(keeper);
             let from = ready::for_reading(from)?;
+            // A client hangs up by closing its end, which ends the source.
+            let never = Notify::new();
             streams.stdin = match (to, console) {
                 (Some(pipe), _) => {
                     let pipe = ready::for_writing(pipe)?;
                     Some(tokio::spawn(async move {
                         // EPIPE: the process closed its stdin; dropping our end tells the client.
-                        let _ = relay::copy(&from, &pipe, Source::Pipe).await;
+                        let _ = relay::copy(&from, &pipe, Source::Pipe, &never).await;
                     }))
                 }
                 (None, Some(master)) => Some(tokio::spawn(async move {
-                    let _ = relay::copy(&from, &master, Source::Console).await;
+                    let _ = relay::copy(&from, &master, Source::Console, &never).await;
                     // All writers of the fifo are gone, ours included: the client has hung up, so the terminal does.
                     // The kernel sends SIGHUP when the last descriptor of the master is closed.
                     hangup.notify_one();
@@ -90,10 +92,7 @@ fn run_output(output: Output, console: Option<Arc<Fd>>, hangup: Arc<Notify>) -> 
         Target::Fifo(fifo) => {
             let to = into(fifo.writer())?;
             tokio::spawn(async move {
-                tokio::select! {
-                    _ended = relay::copy(&from, &to, source) => {}
-                    () = hangup.notified() => {}
-                }
+                let _ = relay::copy(&from, &to, source, &hangup).await;
                 drop((from, to));
                 // The last output that used it ends the client's stream; not this task's end, which Delete waits for.
                 if let Some(fifo) = Arc::into_inner(fifo) {
@@ -102,19 +101,13 @@ fn run_output(output: Output, console: Option<Arc<Fd>>, hangup: Arc<Notify>) -> 
             })
         }
         Target::File(file) => tokio::spawn(async move {
-            tokio::select! {
-                _ended = relay::copy_to_file(from, file, source) => {}
-                () = hangup.notified() => {}
-            }
+            let _ = relay::copy_to_file(from, file, source, &hangup).await;
         }),
         Target::Pipe(pipe) => {
             let to = into(&pipe)?;
             drop(pipe);
             tokio::spawn(async move {
-                tokio::select! {
-                    _ended = relay::copy(&from, &to, source) => {}
-                    () = hangup.notified() => {}
-                }
+                let _ = relay::copy(&from, &to, source, &hangup).await;
             })
         }
     })

@@ -1,4 +1,5 @@
 //! Streams on real fifos, files, ptys and logger processes.
+#![forbid(unsafe_code)]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -404,8 +405,6 @@ fn a_terminal_copies_resizes_and_hangs_up() {
         drop(client);
         tokio::time::sleep(Duration::from_millis(50)).await;
         slave.write_all(b"still here\n").unwrap();
-        // What nobody has read from a terminal when it hangs up is gone.
-        tokio::time::sleep(Duration::from_millis(500)).await;
         streams.close_stdin();
         // With the master closed a terminal reads end of file and writes fail (after SIGHUP to its session).
         let hung_up = join(move || (slave.read(&mut [0; 9]).unwrap_or(0), slave.write(b"x").is_err())).await;
@@ -414,4 +413,34 @@ fn a_terminal_copies_resizes_and_hangs_up() {
         let shown = String::from_utf8(join(move || got.join().unwrap()).await).unwrap();
         assert_eq!(shown, "typed\r\nanswer\r\nstill here\r\n");
     });
+}
+
+/// The same over a slow client: what was read from the terminal and did not fit yet is not lost either.
+#[test]
+fn a_hang_up_does_not_cut_off_what_was_written_before_it() {
+    for target in ["fifo", "file"] {
+        let dir = Dir::new();
+        let (input, out) = (dir.fifo("in"), dir.fifo("out"));
+        let log = dir.text("log");
+        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
+        let master = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::unlockpt(&master).unwrap();
+        let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();
+        let slave = rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let got = on_loop(async {
+            let stdout = if target == "file" { format!("file://{log}") } else { out.clone() };
+            let opened = open_all(&input, &stdout, "", true);
+            let mut streams = opened.wiring.run(Some(master)).unwrap();
+            let path = if target == "file" { "/dev/null".to_owned() } else { out };
+            let read = thread::spawn(move || read_all(&path));
+            File::from(slave.try_clone().unwrap()).write_all(&b"0123456789\n".repeat(200)).unwrap();
+            streams.close_stdin();
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            drop(slave);
+            streams.finish(Duration::from_secs(2)).await;
+            join(move || read.join().unwrap()).await
+        });
+        let got = if target == "file" { fs::read(&log).unwrap() } else { got };
+        assert_eq!(got.len(), 200 * 12, "{target}");
+    }
 }
