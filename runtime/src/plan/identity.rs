@@ -9,75 +9,11 @@ use super::rootfs::{NOFOLLOW, PLACE, resolve};
 use super::{Dir, Edge, Gate, Op, Section};
 use crate::error::{Error, Result};
 use crate::seccomp::Program;
+use crate::spec::words::{CAPABILITIES, RLIMITS};
 use crate::spec::{Capabilities, NamespaceKind, Process};
 
 /// Bit of CAP_SYS_ADMIN.
 const SYS_ADMIN: u64 = 1 << 21;
-
-/// Names of the capabilities by number (linux/capability.h).
-pub const CAPABILITIES: &[&str] = &[
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
-
-/// Resource limits by number (asm-generic/resource.h).
-pub const RLIMITS: &[&str] = &[
-    "RLIMIT_CPU",
-    "RLIMIT_FSIZE",
-    "RLIMIT_DATA",
-    "RLIMIT_STACK",
-    "RLIMIT_CORE",
-    "RLIMIT_RSS",
-    "RLIMIT_NPROC",
-    "RLIMIT_NOFILE",
-    "RLIMIT_MEMLOCK",
-    "RLIMIT_AS",
-    "RLIMIT_LOCKS",
-    "RLIMIT_SIGPENDING",
-    "RLIMIT_MSGQUEUE",
-    "RLIMIT_NICE",
-    "RLIMIT_RTPRIO",
-    "RLIMIT_RTTIME",
-];
 
 /// The five sets as bits; names this kernel does not have are left out (the specification wants a warning, not an error).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -292,7 +228,7 @@ impl Compiler<'_> {
         let (section, from) = self.b.enter(if outside { Section::Limits } else { Section::Child });
         for (i, limit) in process.rlimits.iter().enumerate() {
             self.b.from(self.pointer(&format!("/rlimits/{i}")));
-            let resource = RLIMITS.iter().position(|r| *r == limit.kind).unwrap_or(0) as u32;
+            let resource = RLIMITS.iter().find(|(r, _)| *r == limit.kind).map_or(0, |(_, n)| *n);
             self.b.op(Op::Rlimit { resource, soft: limit.soft, hard: limit.hard });
         }
         self.b.leave(section, from);

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::{Bytes, Dir, Edge, List, Op, Plan, Section, Slot, Step, Str};
+use crate::spec::words::{CAPABILITIES, RLIMITS};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -242,8 +243,10 @@ impl Plan {
             Op::FsModeOf { .. } => "mode".into(),
             Op::Unshare { flags } | Op::Respawn { flags } => kinds(flags),
             Op::Hostname { name } | Op::Domainname { name } => String::from_utf8_lossy(self.bytes(name)).into_owned(),
-            Op::Rlimit { resource, .. } => super::identity::RLIMITS.get(resource as usize).map_or("", |r| r).into(),
-            Op::AmbientRaise { cap } => super::identity::CAPABILITIES.get(usize::from(cap)).map_or("", |c| c).into(),
+            Op::Rlimit { resource, .. } => {
+                RLIMITS.iter().find(|(_, n)| *n == resource).map_or("", |(name, _)| name).into()
+            }
+            Op::AmbientRaise { cap } => CAPABILITIES.get(usize::from(cap)).map_or("", |c| c).into(),
             Op::Setgid { gid: id } | Op::Setuid { uid: id } => id.to_string(),
             Op::Setgroups { ids } => {
                 let ids = self.bytes(ids).chunks_exact(4).map(|id| u32::from_ne_bytes([id[0], id[1], id[2], id[3]]));

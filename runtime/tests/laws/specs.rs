@@ -4,8 +4,8 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use runtime::plan::identity::{CAPABILITIES, RLIMITS};
 use runtime::plan::options::{WORDS, Word, word};
+use runtime::spec::words::{CAPABILITIES, RLIMITS};
 use runtime::spec::*;
 
 const KINDS: [NamespaceKind; 8] = [
@@ -78,7 +78,7 @@ fn capabilities() -> impl Strategy<Value = Capabilities> {
 
 fn rlimits() -> impl Strategy<Value = Vec<Rlimit>> {
     subsequence(RLIMITS.to_vec(), 0..5).prop_map(|kinds| {
-        kinds.into_iter().map(|kind| Rlimit { kind: kind.into(), soft: 10, hard: u64::MAX }).collect()
+        kinds.into_iter().map(|(kind, _)| Rlimit { kind: kind.into(), soft: 10, hard: u64::MAX }).collect()
     })
 }
 

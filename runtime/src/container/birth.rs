@@ -1,0 +1,219 @@
+//! The parent's side of a child's life until execve: it is made, served at its gates, and killed if it is not to be.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::{Child, fault, hooks, listener};
+use crate::cgroup::Cgroup;
+use crate::child::run::{Stop, run};
+use crate::child::{Heard, Image, Report, Wire, spawn};
+use crate::error::{Error, Kind, Result};
+use crate::plan::{Gate, Plan, Section};
+use crate::reap;
+
+/// A child that is killed and reaped unless it is declared born.
+pub(super) struct Unborn {
+    pub(super) pid: u32,
+    pub(super) pidfd: OwnedFd,
+    pub(super) stillborn: bool,
+}
+
+impl Unborn {
+    /// Runs the parent's section and makes the child. A plan that respawns gives the process that went on.
+    pub(super) fn spawn(image: &mut Image<'_>, report: &Report, into: Option<OwnedFd>) -> Result<Self> {
+        let plan = image.plan;
+        let scratch = Report::new(None)?;
+        let prepared = run(image, Section::Prepare, scratch.page());
+        let cloned = prepared
+            .map_err(|Stop { step, errno }| {
+                fault::sentence(plan, Section::Prepare, step.into(), errno, scratch.value())
+            })
+            .and_then(|()| {
+                reap::born(|| {
+                    let (pid, pidfd) = spawn(image, report, into.as_ref().map(|i| i.as_fd()))?;
+                    Ok::<_, Error>((pid, (pid, pidfd)))
+                })
+            });
+        if plan.prepare.iter().any(|s| matches!(s.op, crate::plan::Op::ChildrenPid { .. })) {
+            own_pid_namespace()?;
+        }
+        let (pid, pidfd) = cloned?;
+        let child = Self { pid, pidfd, stillborn: true };
+        image.pid = pid;
+        if let Some(slot) = plan.given.process {
+            image.give(slot, process_dir(pid)?);
+        }
+        Ok(child)
+    }
+
+    /// The process that goes on waits at its gate; its predecessor ends by itself.
+    fn succeed(&mut self, report: &Report) -> Result<()> {
+        let pid = report.pid();
+        let failed = |e| Error::sys("pidfd_open", pid.to_string(), e);
+        let id = rustix::process::Pid::from_raw(pid.cast_signed()).ok_or(failed(rustix::io::Errno::SRCH))?;
+        // Our child, which waits for us: the number is its own.
+        let pidfd = rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()).map_err(failed)?;
+        let pidfd = reap::born(|| Ok::<_, Error>((pid, pidfd)))?;
+        let first = std::mem::replace(&mut self.pidfd, pidfd);
+        self.pid = pid;
+        wait_readable(first.as_fd());
+        reap::exit_status(&first).map(drop)
+    }
+
+    pub(super) fn born(mut self, console: Option<OwnedFd>) -> Child {
+        self.stillborn = false;
+        let null = self.pidfd.try_clone();
+        let pidfd = match null {
+            Ok(copy) => std::mem::replace(&mut self.pidfd, copy),
+            Err(_) => unreachable!("a descriptor can be copied"),
+        };
+        Child { pid: self.pid, pidfd, console }
+    }
+}
+
+impl Drop for Unborn {
+    fn drop(&mut self) {
+        if self.stillborn {
+            // Dead already is as good as killed.
+            let _killed = reap::signal(&self.pidfd, libc::SIGKILL);
+            wait_readable(self.pidfd.as_fd());
+            let _reaped = reap::exit_status(&self.pidfd);
+        }
+    }
+}
+
+/// Blocks until a pidfd tells that its process has ended.
+fn wait_readable(pidfd: BorrowedFd<'_>) {
+    let mut poll = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+    while rustix::event::poll(&mut poll, None) == Err(rustix::io::Errno::INTR) {}
+}
+
+/// Later children of this thread belong into our own pid namespace again.
+fn own_pid_namespace() -> Result<()> {
+    use rustix::fs::{Mode, OFlags};
+    const PATH: &str = "/proc/thread-self/ns/pid";
+    let fd = rustix::fs::open(PATH, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let fd = fd.map_err(|e| Error::sys("open", PATH, e))?;
+    let kind = Some(rustix::thread::LinkNameSpaceType::ProcessID);
+    rustix::thread::move_into_link_name_space(fd.as_fd(), kind).map_err(|e| Error::sys("setns", PATH, e))
+}
+
+fn process_dir(pid: u32) -> Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    let path = format!("/proc/{pid}");
+    rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::sys("open", path, e))
+}
+
+/// The parent's side of a child's life until execve.
+pub(super) struct Dialogue<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) report: &'a Report,
+    pub(super) wire: &'a Wire,
+    pub(super) child: &'a mut Unborn,
+    pub(super) cgroup: &'a Cgroup,
+    pub(super) subject: hooks::Subject<'a>,
+    /// The device rules are in force.
+    pub(super) restricted: bool,
+}
+
+impl Dialogue<'_> {
+    /// Serves the child until it waits at the start gate; gives the master of its terminal.
+    pub(super) fn serve_to_the_gate(&mut self, image: &mut Image<'_>) -> Result<Option<OwnedFd>> {
+        let mut console = None;
+        loop {
+            match self.wire.hear()? {
+                Heard::Fd(fd) => console = Some(fd),
+                Heard::At(Gate::Start) => {
+                    self.restrict()?;
+                    self.section(image, Section::Limits)?;
+                    return Ok(console);
+                }
+                Heard::At(gate) => {
+                    if gate == Gate::Hooks {
+                        self.restrict()?;
+                    }
+                    self.serve(gate, Some(&mut *image))?;
+                }
+                Heard::Closed => return Err(self.cause()),
+            }
+        }
+    }
+
+    /// Device rules, once. Only while the child waits: on version 1 a list of rules begins with "nothing", and a child that
+    /// opens its terminal at that moment gets EPERM. Before any hook, which may rely on them.
+    fn restrict(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.restricted, true) {
+            return Ok(());
+        }
+        self.cgroup.devices(&self.subject.spec.linux.resources.devices)
+    }
+
+    /// Serves the child until it has executed its payload.
+    pub(super) fn serve_to_the_end(&mut self, mut image: Option<&mut Image<'_>>) -> Result<Option<OwnedFd>> {
+        let mut console = None;
+        loop {
+            match self.wire.hear()? {
+                Heard::Fd(fd) => console = Some(fd),
+                Heard::At(gate) => self.serve(gate, image.as_deref_mut())?,
+                Heard::Closed if self.report.errno() == 0 && self.report.step() + 1 == self.plan.child.len() => {
+                    return Ok(console);
+                }
+                Heard::Closed => return Err(self.cause()),
+            }
+        }
+    }
+
+    fn serve(&mut self, gate: Gate, image: Option<&mut Image<'_>>) -> Result<()> {
+        match (gate, image) {
+            (Gate::Maps, Some(image)) => self.section(image, Section::Maps)?,
+            (Gate::Limits, Some(image)) => self.section(image, Section::Limits)?,
+            (Gate::Respawned, Some(image)) => {
+                self.child.succeed(self.report)?;
+                (image.pid, self.subject.pid) = (self.child.pid, self.child.pid);
+            }
+            (Gate::Hooks, _) => {
+                let spec = self.subject.spec;
+                hooks::run("prestart", &spec.hooks.prestart, self.subject)?;
+                hooks::run("createRuntime", &spec.hooks.create_runtime, self.subject)?;
+            }
+            (Gate::Listener, _) => {
+                listener::hand_over(self.child.pidfd.as_fd(), self.report.value(), self.child.pid, self.subject)?;
+            }
+            (Gate::Start, _) | (_, None) => {
+                return Err(Error::new(
+                    Kind::State,
+                    "gate",
+                    format!("{gate:?}"),
+                    "the child waits where it should not",
+                ));
+            }
+        }
+        self.wire.release()
+    }
+
+    fn section(&self, image: &mut Image<'_>, section: Section) -> Result<()> {
+        let scratch = Report::new(None)?;
+        run(image, section, scratch.page())
+            .map_err(|Stop { step, errno }| fault::sentence(self.plan, section, step.into(), errno, scratch.value()))
+    }
+
+    /// Why the child is gone without having executed anything.
+    fn cause(&mut self) -> Error {
+        let last = self.report.pid();
+        if last != 0 && last != self.child.pid {
+            // It died between its birth and its gate. Whoever drops `child` has to reap it too.
+            let _adopted = self.child.succeed(self.report);
+        }
+        let (step, errno) = (self.report.step(), self.report.errno());
+        if errno != 0 {
+            return fault::sentence(self.plan, Section::Child, step, errno, self.report.value());
+        }
+        wait_readable(self.child.pidfd.as_fd());
+        let status = crate::sys::ended_child(Some(self.child.pidfd.as_fd()), false)
+            .ok()
+            .flatten()
+            .map_or(0, |(_, status)| status);
+        let oom = self.cgroup.oom().and_then(|mut o| o.read()).is_ok_and(|kills| kills > 0);
+        fault::killed(self.plan, step, status, oom)
+    }
+}
