@@ -30,7 +30,8 @@ impl Residue {
         }
         for (_, argv) in host.processes()? {
             // Clients come and go with the tests; shims and containers' processes are what counts.
-            if !matches!(argv[0].as_str(), "nsenter" | "timeout" | "env") && !argv[0].ends_with("/ctr") {
+            let program = argv[0].rsplit('/').next().unwrap_or_default();
+            if !matches!(program, "nsenter" | "timeout" | "env" | "ctr" | "docker" | "docker-compose") {
                 lines.insert(format!("process {}", argv.join(" ")));
             }
         }

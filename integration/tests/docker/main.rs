@@ -1,0 +1,84 @@
+//! `docker` and dockerd with mini below them, and with runc to check the tests.
+
+use integration::{docker, docker_cases, suite};
+
+mod errors;
+mod exec;
+mod isolation;
+mod logs;
+mod network;
+mod run;
+mod state;
+
+fn main() {
+    suite::run_prepared(
+        "docker",
+        docker::prepare,
+        docker_cases![
+            logs::nothing_lost_of_short_lives,
+            run::output_errors_and_exit_codes,
+            run::stdin_is_passed_to_its_end,
+            run::create_start_restart_rm,
+            run::start_attached_shows_each_life,
+            run::kill_and_stop_codes,
+            run::signals_of_the_client_are_passed_on,
+            run::terminal,
+            run::detach_and_attach_again,
+            run::attach_without_a_terminal,
+            run::inspect_of_a_life,
+            run::shim_is_the_one_asked_for,
+            logs::both_streams_tail_and_timestamps,
+            logs::follow_to_the_end,
+            logs::since_and_until,
+            logs::much_output_arrives_unchanged,
+            logs::local_driver_and_none,
+            exec::output_errors_and_exit_codes,
+            exec::user_cwd_and_environment,
+            exec::privileged,
+            exec::terminal,
+            exec::detach_keys_leave_it_running,
+            exec::detached,
+            exec::stdin_is_passed_to_its_end,
+            exec::many_at_once,
+            exec::ends_with_its_container,
+            state::pause_and_unpause,
+            state::limits_and_their_update,
+            state::stats,
+            state::top,
+            state::copy_diff_and_commit,
+            state::events_in_order,
+            state::out_of_memory,
+            state::restart_policies,
+            state::health_checks,
+            isolation::namespaces_of_the_host,
+            isolation::namespaces_of_another_container,
+            isolation::hostname_and_files_of_docker,
+            isolation::volumes_binds_and_tmpfs,
+            isolation::devices,
+            isolation::capabilities_added_and_dropped,
+            isolation::seccomp_and_no_new_privileges,
+            isolation::sysctls_and_ulimits,
+            isolation::read_only_root,
+            isolation::init_reaps,
+            isolation::user_groups_workdir_and_entrypoint,
+            network::published_ports,
+            network::user_network_with_names,
+            network::network_of_another_container,
+            network::none_and_host,
+            errors::missing_from_path,
+            errors::missing_file,
+            errors::below_a_file,
+            errors::directory,
+            errors::without_x_bit,
+            errors::cwd_that_is_a_file,
+            errors::user_that_does_not_exist,
+            errors::found_out_by_execve,
+            errors::bad_option_of_the_client,
+            errors::bad_mount_target,
+            errors::unknown_runtime,
+            errors::of_exec,
+            errors::name_is_free_again,
+        ],
+        &[],
+    );
+}
