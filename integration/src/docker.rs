@@ -40,16 +40,9 @@ pub struct Docker {
     count: AtomicU32,
 }
 
-/// For [`crate::suite::run_prepared`]: a dockerd with no settings but those that keep it apart, and the image in it. What
-/// is there then is what has to be there at the end.
+/// For [`crate::suite::run_prepared`]: a dockerd with no settings but those that keep it apart.
 pub fn prepare(containerd: &Arc<Containerd>) -> Outcome {
-    let docker = Docker::new(containerd, "prepare".to_owned());
-    docker.start(&json!({}))?;
-    // The first container makes what dockerd and iptables keep from then on.
-    docker.run(&["--network", "bridge"], &["true"])?.ok()?;
-    docker.run(&["--network", "host"], &["true"])?.ok()?;
-    docker.finish()?;
-    containerd.note_before()
+    Docker::new(containerd, "prepare".to_owned()).start(&json!({}))
 }
 
 impl Docker {
@@ -103,7 +96,8 @@ impl Docker {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// Starts dockerd with these settings in its daemon.json, and loads the image.
+    /// Starts dockerd with these settings in its daemon.json, and loads the image. What is there then is what has to be
+    /// there at the end.
     pub fn start(&self, settings: &Value) -> Outcome {
         let home = self.home();
         std::fs::create_dir_all(home.join("cli"))?;
@@ -111,7 +105,11 @@ impl Docker {
         let plugins = testbed().join("docker/cli-plugins").display().to_string();
         std::fs::write(home.join("cli/config.json"), json!({ "cliPluginsExtraDirs": [plugins] }).to_string())?;
         self.launch()?;
-        self.load_image()
+        self.load_image()?;
+        // The first containers make what dockerd keeps from then on.
+        self.run(&["--network", "bridge"], &["true"])?.ok()?;
+        self.run(&["--network", "host", "--userns", "host"], &["true"])?.ok()?;
+        self.containerd.note_before()
     }
 
     /// Starts dockerd again after [`Docker::kill`].
@@ -184,7 +182,8 @@ impl Docker {
     pub fn kill(&self, signal: &str) -> Outcome {
         let host = &self.containerd.host;
         let processes = host.processes()?;
-        let (pid, _) = processes.iter().find(|(_, argv)| argv[0].ends_with("/dockerd")).ok_or("dockerd does not run")?;
+        let (pid, _) =
+            processes.iter().find(|(_, argv)| argv[0].ends_with("/dockerd")).ok_or("dockerd does not run")?;
         host.kill(*pid, signal)?;
         eventually(LIMIT, || {
             ensure!(!host.lives(*pid), "dockerd is still there");
@@ -192,21 +191,30 @@ impl Docker {
         })
     }
 
-    /// A call of the client, not started.
-    pub fn command(&self, limit: Option<Duration>, arguments: &[&str]) -> Command {
+    /// The pid, on its host, of one of the test bed's programs.
+    pub fn process(&self, program: &str) -> Outcome<u32> {
+        let processes = self.containerd.host.processes()?;
+        let path = testbed().join("docker/bin").join(program).display().to_string();
+        let (pid, _) =
+            processes.into_iter().find(|(_, argv)| argv[0] == path).ok_or(format!("{program} does not run"))?;
+        Ok(pid)
+    }
+
+    /// A call of the client, with more variables, not started.
+    fn command(&self, env: &[(&str, &str)], arguments: &[&str]) -> Command {
         let bin = testbed().join("docker/bin");
         let program = bin.join("docker").display().to_string();
         let cli = self.home().join("cli").display().to_string();
         let path = format!("{}:{PATH}", bin.display());
-        let env = [("PATH", path.as_str()), ("DOCKER_HOST", SOCKET), ("DOCKER_CONFIG", &cli), ("TERM", "xterm")];
+        let own = [("PATH", path.as_str()), ("DOCKER_HOST", SOCKET), ("DOCKER_CONFIG", &cli), ("TERM", "xterm")];
         let mut argv = vec![program.as_str()];
         argv.extend(arguments);
-        self.containerd.host.command(limit, &env, &argv)
+        self.containerd.host.command(Some(LIMIT), &[&own, env].concat(), &argv)
     }
 
     /// Starts the client.
     pub fn client(&self, arguments: &[&str]) -> Outcome<client::Running> {
-        client::start(self.command(Some(LIMIT), arguments), format!("docker {}", arguments.join(" ")), LIMIT)
+        client::start(self.command(&[], arguments), format!("docker {}", arguments.join(" ")), LIMIT)
     }
 
     /// Runs the client to its end.
@@ -214,9 +222,14 @@ impl Docker {
         self.client(arguments)?.wait()
     }
 
+    /// The same with more variables in its environment.
+    pub fn docker_with(&self, env: &[(&str, &str)], arguments: &[&str]) -> Outcome<Output> {
+        client::start(self.command(env, arguments), format!("{env:?} docker {}", arguments.join(" ")), LIMIT)?.wait()
+    }
+
     /// The client on a terminal of 40 rows and 100 columns.
     pub fn terminal(&self, arguments: &[&str]) -> Outcome<Pty> {
-        Pty::start(&self.command(Some(LIMIT), arguments), 40, 100)
+        Pty::start(&self.command(&[], arguments), 40, 100)
     }
 
     /// The words of `docker VERB` (run or create) on the runtime under test.

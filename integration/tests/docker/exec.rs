@@ -18,9 +18,11 @@ pub fn user_cwd_and_environment(docker: &Docker) -> Outcome {
     let id = docker.sleeper(&["--env", "A=of the container", "--workdir", "/etc"])?;
     docker.exec(&[], &id, "id -u; pwd; echo $A")?.ok()?.says("0\n/etc\nof the container\n")?;
     let output = docker.exec(&["-u", "user"], &id, "id; echo $HOME; grep CapEff /proc/self/status")?.ok()?;
-    output.says("uid=1000(user) gid=1000(user) groups=1000(user),2000(extra)\n/home/user\nCapEff:\t0000000000000000\n")?;
+    output
+        .says("uid=1000(user) gid=1000(user) groups=1000(user),2000(extra)\n/home/user\nCapEff:\t0000000000000000\n")?;
     docker.exec(&["-u", "33:44"], &id, "id -u; id -g")?.ok()?.says("33\n44\n")?;
-    docker.exec(&["-w", "/var/tmp", "-e", "A=of the exec", "-e", "B=2"], &id, "pwd; echo $A$B")?
+    docker
+        .exec(&["-w", "/var/tmp", "-e", "A=of the exec", "-e", "B=2"], &id, "pwd; echo $A$B")?
         .ok()?
         .says("/var/tmp\nof the exec2\n")?;
     // docker prints the failure of an exec on stdout, where the program's words would have been.

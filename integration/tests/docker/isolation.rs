@@ -12,7 +12,8 @@ fn namespace_inside(docker: &Docker, flags: &[&str], kind: &str) -> Outcome<Stri
 }
 
 pub fn namespaces_of_the_host(docker: &Docker) -> Outcome {
-    for (kind, flag) in [("pid", "--pid"), ("ipc", "--ipc"), ("uts", "--uts"), ("net", "--network"), ("cgroup", "--cgroupns")]
+    for (kind, flag) in
+        [("pid", "--pid"), ("ipc", "--ipc"), ("uts", "--uts"), ("net", "--network"), ("cgroup", "--cgroupns")]
     {
         let host = namespace(docker, 1, kind)?;
         ensure!(namespace_inside(docker, &[flag, "host"], kind)? == host, "{kind} is not the host's");
@@ -20,14 +21,18 @@ pub fn namespaces_of_the_host(docker: &Docker) -> Outcome {
             ensure!(namespace_inside(docker, &[], kind)? != host, "{kind} is the host's without being asked");
         }
     }
-    ensure!(namespace_inside(docker, &["--cgroupns", "private"], "cgroup")? != namespace(docker, 1, "cgroup")?, "cgroup");
+    ensure!(
+        namespace_inside(docker, &["--cgroupns", "private"], "cgroup")? != namespace(docker, 1, "cgroup")?,
+        "cgroup"
+    );
     // All of the host's processes are seen, and the rest of the container dies with its init all the same.
     let id = docker.detached(&["--pid", "host"], &["sh", "-c", "sleep 76543 & sleep 76544"])?;
     docker.exec(&[], &id, "ps -o args")?.ok()?.says("dockerd")?;
     docker.docker(&["kill", &id])?.ok()?;
     docker.docker(&["wait", &id])?.ok()?.says("137\n")?;
     integration::eventually(integration::containerd::LIMIT, || {
-        let left = docker.containerd.host.processes()?.into_iter().any(|(_, argv)| argv.iter().any(|word| word == "76543"));
+        let left =
+            docker.containerd.host.processes()?.into_iter().any(|(_, argv)| argv.iter().any(|word| word == "76543"));
         ensure!(!left, "a process of the container is still there");
         Ok(())
     })
@@ -73,17 +78,41 @@ pub fn volumes_binds_and_tmpfs(docker: &Docker) -> Outcome {
     missing.failed_with("bind source path does not exist")?;
     let volume = docker.id();
     docker.docker(&["volume", "create", &volume])?.ok()?;
-    docker.sh(&["-v", &format!("{volume}:/etc")], "cat /etc/image-name; echo word > /etc/kept")?.ok()?.says("mini-busybox")?;
+    docker
+        .sh(&["-v", &format!("{volume}:/etc")], "cat /etc/image-name; echo word > /etc/kept")?
+        .ok()?
+        .says("mini-busybox")?;
     docker.run(&["-v", &format!("{volume}:/data:ro")], &["cat", "/data/kept"])?.ok()?.says("word\n")?;
     let first = docker.sleeper(&["-v", &format!("{volume}:/shared")])?;
     docker.run(&["--volumes-from", &first], &["cat", "/shared/kept"])?.ok()?.says("word\n")?;
     docker.docker(&["rm", "--force", &first])?.ok()?;
     docker.docker(&["volume", "rm", &volume])?.ok()?;
-    let output = docker.sh(&["--tmpfs", "/t:size=1m,mode=1770,noexec"], "stat -c %a /t; grep ' /t ' /proc/self/mountinfo")?;
+    let output =
+        docker.sh(&["--tmpfs", "/t:size=1m,mode=1770,noexec"], "stat -c %a /t; grep ' /t ' /proc/self/mountinfo")?;
     output.ok()?.says("1770\n")?.says("noexec")?.says("size=1024k")?;
-    let propagated = format!("type=bind,src={},dst=/p,bind-propagation=rshared", directory.display());
-    docker.sh(&["--mount", &propagated], "grep ' /p ' /proc/self/mountinfo")?.ok()?.says("shared:")?;
     docker.sh(&["--shm-size", "2m"], "grep ' /dev/shm ' /proc/self/mountinfo")?.ok()?.says("size=2048k")?;
+    Ok(())
+}
+
+pub fn propagation_of_volumes(docker: &Docker) -> Outcome {
+    let directory = docker.directory("propagated")?;
+    std::fs::create_dir_all(directory.join("below"))?;
+    let mount = |kind: &str| format!("type=bind,src={},dst=/p,bind-propagation={kind}", directory.display());
+    let inside = |kind: &str, script: &str| docker.sh(&["--privileged", "--mount", &mount(kind)], script);
+    for (kind, has, lacks) in [("rshared", "shared:", "master:"), ("rslave", "master:", "shared:")] {
+        let output = inside(kind, "grep ' /p ' /proc/self/mountinfo")?.ok()?.says(has)?;
+        ensure!(!output.text().contains(lacks), "{}", output.report());
+    }
+    let output = inside("rprivate", "grep ' /p ' /proc/self/mountinfo")?.ok()?;
+    ensure!(!output.text().contains("shared:") && !output.text().contains("master:"), "{}", output.report());
+    let of_host = || std::fs::read_to_string(docker.containerd.host.path("/proc/1/mountinfo"));
+    inside("rslave", "mount -t tmpfs of-a-slave /p/below")?.ok()?;
+    ensure!(!of_host()?.contains("of-a-slave"), "a slave's mount reached the host");
+    inside("rshared", "mount -t tmpfs of-a-peer /p/below")?.ok()?;
+    ensure!(of_host()?.contains("of-a-peer"), "a peer's mount did not reach the host");
+    let below = directory.join("below").display().to_string();
+    let umount = docker.containerd.host.command(None, &[], &["umount", &below]).status()?;
+    ensure!(umount.success(), "umount of {below} failed");
     Ok(())
 }
 
@@ -141,9 +170,11 @@ pub fn seccomp_and_no_new_privileges(docker: &Docker) -> Outcome {
     let option = format!("seccomp={}", profile.display());
     let output = docker.sh(&["--security-opt", &option], "touch /tmp/fine && mkdir /tmp/refused")?.exited(1)?;
     ensure!(output.errors().to_lowercase().contains("not supported"), "{}", output.report());
-    let unmasked = docker.sh(&["--security-opt", "systempaths=unconfined"], "grep -c ' /proc/' /proc/self/mountinfo")?;
+    let unmasked =
+        docker.sh(&["--security-opt", "systempaths=unconfined"], "grep -c ' /proc/' /proc/self/mountinfo")?;
     ensure!(unmasked.text() == "0\n", "{}", unmasked.report());
-    let masked = docker.sh(&[], "cat /proc/kcore | wc -c; touch /proc/sys/x; grep -c ' /proc/' /proc/self/mountinfo")?;
+    let masked =
+        docker.sh(&[], "cat /proc/kcore | wc -c; touch /proc/sys/x; grep -c ' /proc/' /proc/self/mountinfo")?;
     ensure!(masked.text().starts_with("0\n") && !masked.text().ends_with("\n0\n"), "{}", masked.report());
     Ok(())
 }
@@ -173,14 +204,21 @@ pub fn init_reaps(docker: &Docker) -> Outcome {
     integration::eventually(integration::containerd::LIMIT, || {
         let output = docker.exec(&[], &id, "ps -o stat,args")?.ok()?;
         let text = output.text();
-        ensure!(text.contains("sleep 1000") && !text.lines().any(|line| line.ends_with(" sleep 0.1")), "{}", output.report());
+        ensure!(
+            text.contains("sleep 1000") && !text.lines().any(|line| line.ends_with(" sleep 0.1")),
+            "{}",
+            output.report()
+        );
         ensure!(!text.lines().any(|line| line.starts_with('Z')), "{}", output.report());
         Ok(())
     })
 }
 
 pub fn user_groups_workdir_and_entrypoint(docker: &Docker) -> Outcome {
-    docker.run(&["--user", "user"], &["id"])?.ok()?.says("uid=1000(user) gid=1000(user) groups=1000(user),2000(extra)")?;
+    docker
+        .run(&["--user", "user"], &["id"])?
+        .ok()?
+        .says("uid=1000(user) gid=1000(user) groups=1000(user),2000(extra)")?;
     docker.sh(&["--user", "12:34", "--group-add", "56"], "id -u; id -G")?.ok()?.says("12\n34 56\n")?;
     docker.run(&["--workdir", "/new/dir"], &["pwd"])?.ok()?.says("/new/dir\n")?;
     docker.run(&["--entrypoint", "echo"], &["of", "entrypoint"])?.ok()?.says("of entrypoint\n")?;

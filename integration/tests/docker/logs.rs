@@ -36,7 +36,8 @@ pub fn since_and_until(docker: &Docker) -> Outcome {
     let id = docker.detached(&["--interactive"], &["sh", "-c", "echo early; read x; echo late; read x"])?;
     let mut writer = docker.client(&["attach", &id])?;
     let logged = |words: &str| {
-        eventually(LIMIT, || docker.docker(&["logs", "--timestamps", &id])?.ok()?.says(words)).map(|output| output.text())
+        eventually(LIMIT, || docker.docker(&["logs", "--timestamps", &id])?.ok()?.says(words))
+            .map(|output| output.text())
     };
     let early = logged("early")?;
     let early = early.split(' ').next().ok_or("no time")?;

@@ -2,6 +2,8 @@
 
 use integration::{docker, docker_cases, suite};
 
+mod compose;
+mod daemon;
 mod errors;
 mod exec;
 mod isolation;
@@ -54,6 +56,7 @@ fn main() {
             isolation::namespaces_of_another_container,
             isolation::hostname_and_files_of_docker,
             isolation::volumes_binds_and_tmpfs,
+            isolation::propagation_of_volumes,
             isolation::devices,
             isolation::capabilities_added_and_dropped,
             isolation::seccomp_and_no_new_privileges,
@@ -65,6 +68,8 @@ fn main() {
             network::user_network_with_names,
             network::network_of_another_container,
             network::none_and_host,
+            compose::three_services,
+            compose::pushed_and_pulled,
             errors::missing_from_path,
             errors::missing_file,
             errors::below_a_file,
@@ -74,11 +79,17 @@ fn main() {
             errors::user_that_does_not_exist,
             errors::found_out_by_execve,
             errors::bad_option_of_the_client,
-            errors::bad_mount_target,
+            errors::mount_on_the_wrong_kind,
             errors::unknown_runtime,
             errors::of_exec,
             errors::name_is_free_again,
         ],
-        &[],
+        docker_cases![
+            daemon::default_runtime_and_build,
+            daemon::runtimes_with_options,
+            daemon::live_restore,
+            daemon::user_namespaces,
+            daemon::containerd_image_store,
+        ],
     );
 }

@@ -4,9 +4,10 @@ use integration::containerd::{LIMIT, testbed};
 use integration::{Docker, Outcome, ensure, eventually};
 
 /// What a server of the host answers.
-fn ask(docker: &Docker, address: &str, port: &str) -> Outcome<String> {
+pub fn ask(docker: &Docker, address: &str, port: &str) -> Outcome<String> {
     let busybox = testbed().join("tools/bin/busybox").display().to_string();
-    let output = docker.containerd.host.command(Some(LIMIT), &[], &[&busybox, "nc", "-w", "5", address, port]).output()?;
+    let output =
+        docker.containerd.host.command(Some(LIMIT), &[], &[&busybox, "nc", "-w", "5", address, port]).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -35,7 +36,9 @@ pub fn user_network_with_names(docker: &Docker) -> Outcome {
     let script = "while :; do echo a word | nc -l -p 7000; done";
     let flags = ["--network", &network, "--network-alias", "speaker"];
     let server = docker.detached(&flags, &["sh", "-c", script])?;
-    eventually(LIMIT, || docker.sh(&["--network", &network], "nc -w 5 speaker 7000")?.ok()?.says("a word\n").map(drop))?;
+    eventually(LIMIT, || {
+        docker.sh(&["--network", &network], "nc -w 5 speaker 7000")?.ok()?.says("a word\n").map(drop)
+    })?;
     let own = docker.sleeper(&["--network", "bridge"])?;
     ensure!(docker.exec(&[], &own, "nc -w 1 speaker 7000")?.code != 0, "the name is known outside of the network");
     docker.docker(&["network", "connect", &network, &own])?.ok()?;
@@ -47,10 +50,8 @@ pub fn user_network_with_names(docker: &Docker) -> Outcome {
 }
 
 pub fn network_of_another_container(docker: &Docker) -> Outcome {
-    let server = docker.detached(
-        &["--network", "bridge"],
-        &["sh", "-c", "while :; do echo by loopback | nc -l -p 7000; done"],
-    )?;
+    let server = docker
+        .detached(&["--network", "bridge"], &["sh", "-c", "while :; do echo by loopback | nc -l -p 7000; done"])?;
     let of = format!("container:{server}");
     eventually(LIMIT, || {
         docker.sh(&["--network", &of], "nc -w 5 127.0.0.1 7000")?.ok()?.says("by loopback\n").map(drop)

@@ -24,7 +24,8 @@ fn limit(docker: &Docker, id: &str, files: &[&str]) -> Outcome<String> {
     let id = docker.full_id(id)?;
     for hierarchy in integration::residue::hierarchies() {
         for file in files {
-            if let Ok(value) = std::fs::read_to_string(hierarchy.join(&docker.containerd.namespace).join(&id).join(file))
+            if let Ok(value) =
+                std::fs::read_to_string(hierarchy.join(&docker.containerd.namespace).join(&id).join(file))
             {
                 return Ok(value.trim().to_owned());
             }
@@ -94,7 +95,10 @@ pub fn copy_diff_and_commit(docker: &Docker) -> Outcome {
     let (source, target) = (directory.join("in").display().to_string(), directory.join("out").display().to_string());
     let id = docker.sleeper(&["--tmpfs", "/t"])?;
     docker.docker(&["cp", &source, &format!("{id}:/etc/in")])?.ok()?;
-    docker.exec(&[], &id, "cat /etc/in; echo from inside > /etc/out; rm /etc/image-name")?.ok()?.says("from outside\n")?;
+    docker
+        .exec(&[], &id, "cat /etc/in; echo from inside > /etc/out; rm /etc/image-name")?
+        .ok()?
+        .says("from outside\n")?;
     docker.docker(&["cp", &format!("{id}:/etc/out"), &target])?.ok()?;
     ensure!(std::fs::read_to_string(&target)? == "from inside\n", "the copy is another file");
     let diff = docker.docker(&["diff", &id])?.ok()?.text();
@@ -148,7 +152,8 @@ pub fn restart_policies(docker: &Docker) -> Outcome {
     docker.wait_for(&id, "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}", "2 exited 9")?;
     let lives = docker.docker(&["logs", &id])?.ok()?.text();
     ensure!(lives == "life\nlife\nlife\n", "the lives were {lives:?}");
-    let id = docker.detached(&["--restart", "always"], &["sh", "-c", "trap 'exit 0' USR1; echo life; sleep 1000 & wait"])?;
+    let id =
+        docker.detached(&["--restart", "always"], &["sh", "-c", "trap 'exit 0' USR1; echo life; sleep 1000 & wait"])?;
     for count in 1..3 {
         let said = "life\n".repeat(count);
         eventually(LIMIT, || docker.docker(&["logs", &id])?.ok()?.says(&said).map(drop))?;

@@ -217,7 +217,7 @@ impl Compiler<'_> {
             self.change(tree, own, false);
             self.change(tree, options.deep, true);
         }
-        self.b.op(Op::MoveMount { from: tree, to: place });
+        self.attach(tree, place);
         if !self.host.mount_setattr {
             self.propagation_of(tree, &[self.root().propagation | libc::MS_REC]);
             if !own.is_empty() {
@@ -327,7 +327,7 @@ impl Compiler<'_> {
             self.b.op(Op::CopyUp { root, from, into: tree });
             self.b.section(Section::Child);
         }
-        self.b.op(Op::MoveMount { from: tree, to: place });
+        self.attach(tree, place);
         self.propagation_of(tree, &options.propagation);
         if late {
             self.late_ro.push((tree, pointer.to_owned()));
