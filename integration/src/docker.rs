@@ -101,7 +101,7 @@ impl Docker {
     pub fn start(&self, settings: &Value) -> Outcome {
         let home = self.home();
         std::fs::create_dir_all(home.join("cli"))?;
-        std::fs::write(home.join("daemon.json"), settings.to_string())?;
+        self.configure(settings)?;
         let plugins = testbed().join("docker/cli-plugins").display().to_string();
         std::fs::write(home.join("cli/config.json"), json!({ "cliPluginsExtraDirs": [plugins] }).to_string())?;
         self.launch()?;
@@ -110,6 +110,11 @@ impl Docker {
         self.run(&["--network", "bridge"], &["true"])?.ok()?;
         self.run(&["--network", "host", "--userns", "host"], &["true"])?.ok()?;
         self.containerd.note_before()
+    }
+
+    /// Writes daemon.json, for the next start.
+    pub fn configure(&self, settings: &Value) -> Outcome {
+        Ok(std::fs::write(self.home().join("daemon.json"), settings.to_string())?)
     }
 
     /// Starts dockerd again after [`Docker::kill`].
@@ -202,14 +207,23 @@ impl Docker {
 
     /// A call of the client, with more variables, not started.
     fn command(&self, env: &[(&str, &str)], arguments: &[&str]) -> Command {
-        let bin = testbed().join("docker/bin");
-        let program = bin.join("docker").display().to_string();
-        let cli = self.home().join("cli").display().to_string();
-        let path = format!("{}:{PATH}", bin.display());
-        let own = [("PATH", path.as_str()), ("DOCKER_HOST", SOCKET), ("DOCKER_CONFIG", &cli), ("TERM", "xterm")];
+        let program = testbed().join("docker/bin/docker").display().to_string();
         let mut argv = vec![program.as_str()];
         argv.extend(arguments);
-        self.containerd.host.command(Some(LIMIT), &[&own, env].concat(), &argv)
+        self.beside(env, &argv)
+    }
+
+    /// A shell script beside dockerd, with its client and the programs under test in the PATH, not started.
+    pub fn shell(&self, script: &str) -> Command {
+        self.beside(&[], &["bash", "-c", script])
+    }
+
+    fn beside(&self, env: &[(&str, &str)], argv: &[&str]) -> Command {
+        let (cli, bin) = (self.home().join("cli"), testbed().join("docker/bin"));
+        let programs = bin_dir().unwrap_or_default();
+        let (cli, path) = (cli.display().to_string(), format!("{}:{}:{PATH}", bin.display(), programs.display()));
+        let own = [("PATH", path.as_str()), ("DOCKER_HOST", SOCKET), ("DOCKER_CONFIG", &cli), ("TERM", "xterm")];
+        self.containerd.host.command(Some(LIMIT), &[&own, env].concat(), argv)
     }
 
     /// Starts the client.

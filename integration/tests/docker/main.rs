@@ -4,6 +4,7 @@ use integration::{docker, docker_cases, suite};
 
 mod compose;
 mod daemon;
+mod docs;
 mod errors;
 mod exec;
 mod isolation;
@@ -85,6 +86,7 @@ fn main() {
             errors::name_is_free_again,
         ],
         docker_cases![
+            docs::commands,
             daemon::default_runtime_and_build,
             daemon::runtimes_with_options,
             daemon::live_restore,
