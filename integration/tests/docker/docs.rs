@@ -48,9 +48,10 @@ fn fits(pattern: &str, line: &str) -> bool {
 /// others between; `json` is a daemon.json, and dockerd is started again with it. `console` concerns the machine.
 pub fn commands(docker: &Docker) -> Outcome {
     // What the page writes to the machine's /etc stays in dockerd's host.
-    let cover = "mkdir -p /run/etc/up /run/etc/work &&
-        mount -t overlay -o lowerdir=/etc,upperdir=/run/etc/up,workdir=/run/etc/work overlay /etc";
-    let status = docker.containerd.host.command(None, &[], &["sh", "-c", cover]).status()?;
+    let (upper, work) = (docker.directory("etc")?, docker.directory("etc-work")?);
+    let options = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
+    let cover = ["mount", "-t", "overlay", "-o", &options, "overlay", "/etc"];
+    let status = docker.containerd.host.command(None, &[], &cover).status()?;
     ensure!(status.success(), "an overlay on /etc cannot be mounted");
     docker.start(&serde_json::json!({}))?;
     docker.docker(&["tag", integration::docker::IMAGE, "busybox"])?.ok()?;

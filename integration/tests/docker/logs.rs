@@ -56,27 +56,42 @@ pub fn since_and_until(docker: &Docker) -> Outcome {
 /// Lives of some milliseconds: each line of each is there.
 pub fn nothing_lost_of_short_lives(docker: &Docker) -> Outcome {
     const WIDTH: usize = 4;
-    let lives: usize = if std::env::var_os("MINI_SOAK").is_some() { 10_000 } else { 200 };
+    const BATCH: usize = 20;
+    let soak = std::env::var_os("MINI_SOAK").is_some();
+    let batches = if soak {
+        500
+    } else if docker.on_mini() {
+        10
+    } else {
+        2
+    };
     let next = AtomicUsize::new(0);
-    let life = |number: usize| -> Outcome {
-        let script = format!("echo first {number}; echo trouble {number} >&2; echo last {number}");
-        let id = docker.detached(&["--pull", "never"], &["sh", "-c", &script])?;
-        docker.docker(&["wait", &id])?.ok()?.says("0\n")?;
-        let output = docker.docker(&["logs", &id])?.ok()?;
-        let right = output.text() == format!("first {number}\nlast {number}\n")
-            && output.errors() == format!("trouble {number}\n");
-        ensure!(right, "life {number}: {}", output.report());
-        docker.docker(&["rm", &id])?.ok()?;
+    let batch = |first: usize| -> Outcome {
+        let mut ids = Vec::new();
+        for number in first..first + BATCH {
+            let script = format!("echo first {number}; echo trouble {number} >&2; echo last {number}");
+            ids.push(docker.detached(&["--pull", "never"], &["sh", "-c", &script])?);
+        }
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let codes = docker.docker(&[&["wait"], ids.as_slice()].concat())?.ok()?.text();
+        ensure!(codes == "0\n".repeat(BATCH), "the exit codes are {codes:?}");
+        for (number, id) in (first..).zip(&ids) {
+            let output = docker.docker(&["logs", id])?.ok()?;
+            let right = output.text() == format!("first {number}\nlast {number}\n")
+                && output.errors() == format!("trouble {number}\n");
+            ensure!(right, "life {number}: {}", output.report());
+        }
+        docker.docker(&[&["rm"], ids.as_slice()].concat())?.ok()?;
         Ok(())
     };
     std::thread::scope(|scope| {
         let work = || {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= lives {
+                if number >= batches {
                     return Ok(());
                 }
-                life(number)?;
+                batch(number * BATCH)?;
             }
         };
         let workers: Vec<_> = (0..WIDTH).map(|_| scope.spawn(work)).collect();

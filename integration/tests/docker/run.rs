@@ -133,7 +133,9 @@ pub fn detach_and_attach_again(docker: &Docker) -> Outcome {
     let id = docker.id();
     let mut first = docker.terminal(&docker.words("run", &["-it", "--name", &id], &["sh"]))?;
     first.wait_for("/ #", LIMIT)?;
-    first.send("x=kept\n")?;
+    // What comes in one piece with the detach keys, the client may throw away.
+    first.send("x=kept; echo set $((1 + 1))\n")?;
+    first.wait_for("set 2\n", LIMIT)?;
     first.send("\x10\x11")?;
     first.wait(LIMIT)?;
     docker.wait_for(&id, "{{.State.Running}}", "true")?;
