@@ -85,6 +85,7 @@ pub fn mount_on_the_wrong_kind(docker: &Docker) -> Outcome {
         let output = docker.run(&["-v", &bind], &["true"])?.exited(125)?;
         output.failed_with("not a directory")?.failed_with(question)?;
     }
+    docker.run(&["--tmpfs", "/etc/passwd"], &["true"])?.exited(125)?.failed_with("not a directory")?;
     Ok(())
 }
 

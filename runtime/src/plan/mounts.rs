@@ -327,7 +327,11 @@ impl Compiler<'_> {
             self.b.op(Op::CopyUp { root, from, into: tree });
             self.b.section(Section::Child);
         }
-        self.attach(tree, place);
+        if tmpfs {
+            self.attach(tree, place);
+        } else {
+            self.b.op(Op::MoveMount { from: tree, to: place });
+        }
         self.propagation_of(tree, &options.propagation);
         if late {
             self.late_ro.push((tree, pointer.to_owned()));
