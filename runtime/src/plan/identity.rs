@@ -131,7 +131,7 @@ impl Compiler<'_> {
             let path = self.b.str(format!("sys/{}", sysctl_path(key)));
             let into = self.b.scratch(key);
             let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as u32;
-            let resolve = resolve::BENEATH | resolve::NO_SYMLINKS | NO_XDEV;
+            let resolve = resolve::BENEATH | resolve::NO_SYMLINKS | resolve::NO_XDEV;
             self.b.op(Op::Open { dir: Dir::At(proc), path, flags, mode: 0, resolve, into });
             let data = self.b.bytes(value.as_bytes());
             self.b.op(Op::Write { slot: into, data });
@@ -400,9 +400,6 @@ impl Compiler<'_> {
         }
     }
 }
-
-/// openat2(2) RESOLVE_NO_XDEV
-const NO_XDEV: u64 = 0x01;
 
 /// `net.ipv4.ip_forward` and `net/ipv4/ip_forward` name the same file; whichever separator comes first is the separator
 /// (sysctl(8)), so that `net.ipv4.conf.eno2/100.forwarding` can name a device with a dot.

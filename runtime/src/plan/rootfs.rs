@@ -12,6 +12,7 @@ use crate::spec::NamespaceKind;
 
 /// openat2(2) RESOLVE_*.
 pub(super) mod resolve {
+    pub const NO_XDEV: u64 = 0x01;
     pub const NO_MAGICLINKS: u64 = 0x02;
     pub const NO_SYMLINKS: u64 = 0x04;
     pub const BENEATH: u64 = 0x08;
@@ -293,12 +294,16 @@ impl Compiler<'_> {
         self.b.from(self.pointer("/terminal"));
         let (master, slave) = (self.b.slot("pty master"), self.b.slot("pty"));
         let dir = self.container_root();
-        let path = self.b.str("dev/pts/ptmx");
-        let flags = (libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) as u32;
+        // Looked at before ptmx in it is opened: in a /dev of the image that name may be any device, and opening some is doing.
+        let (devpts, path) = (self.b.scratch("/dev/pts"), self.b.str("dev/pts"));
         let resolve = resolve::IN_ROOT | resolve::NO_MAGICLINKS;
-        self.b.op(Op::Open { dir: Dir::At(dir), path, flags, mode: 0, resolve, into: master });
-        self.b.op(Op::CheckFs { slot: master, magic: DEVPTS_SUPER_MAGIC, is: true });
-        self.b.op(Op::CheckNode { slot: master, mode: libc::S_IFCHR, dev: libc::makedev(5, 2) });
+        let flags = PLACE | DIRECTORY;
+        self.b.op(Op::Open { dir: Dir::At(dir), path, flags, mode: 0, resolve, into: devpts });
+        self.b.op(Op::CheckFs { slot: devpts, magic: DEVPTS_SUPER_MAGIC, is: true });
+        let path = self.b.str("ptmx");
+        let flags = (libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) as u32;
+        let resolve = resolve::BENEATH | resolve::NO_SYMLINKS | resolve::NO_XDEV;
+        self.b.op(Op::Open { dir: Dir::At(devpts), path, flags, mode: 0, resolve, into: master });
         self.b.op(Op::UnlockPty { master });
         self.b.op(Op::PtyPeer { master, into: slave });
         if let Some(size) = process.console_size.filter(|s| s.height != 0 && s.width != 0) {

@@ -84,7 +84,10 @@ pub(super) fn opens(plan: &Plan) -> Option<String> {
             }
             let (Dir::At(slot), Op::Open { .. }) = (dir, step.op) else { continue };
             let new = has(flags, libc::O_CREAT) && has(flags, libc::O_EXCL) && has(flags, libc::O_NOFOLLOW);
-            let harmless = has(flags, libc::O_PATH) || has(flags, libc::O_NONBLOCK) || path == "dev/pts/ptmx";
+            let before = i.checked_sub(1).and_then(|before| plan.section(section).get(before)).map(|s| s.op);
+            let devpts =
+                matches!(before, Some(Op::CheckFs { slot: looked, magic: 0x1cd1, is: true }) if looked == slot);
+            let harmless = has(flags, libc::O_PATH) || has(flags, libc::O_NONBLOCK) || (devpts && path == "ptmx");
             if !trusted(plan, slot) && !new && !harmless {
                 return at(&format!("{path:?} may be anything"));
             }
