@@ -10,6 +10,7 @@ use rustix::fs::{FsWord, statfs};
 use super::file;
 use super::{Place, Record};
 use crate::error::{Error, Kind, Result};
+use crate::kernfs;
 
 /// `CGROUP_SUPER_MAGIC`, statfs(2).
 const MAGIC_V1: FsWord = 0x27_e0eb;
@@ -55,7 +56,8 @@ impl Layout {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn read() -> Result<Layout> {
-        let mountinfo = file::text(Path::new("/proc/self/mountinfo"))?;
+        let table = "/proc/self/mountinfo";
+        let mountinfo = kernfs::whole(table).map_err(|e| Error::sys("read", table, e))?;
         let own = file::text(Path::new("/proc/self/cgroup"))?;
         let mut layout = Layout::parse(&mountinfo, &own, &|mount, v2| {
             let magic = if v2 { MAGIC_V2 } else { MAGIC_V1 };
