@@ -283,6 +283,24 @@ fn persist(
     }
 }
 
+/// Waits until nobody is left in a version 2 group and below, or the deadline passes; one that is gone is empty.
+pub(super) fn emptied(dir: &Path, deadline: Instant) -> Result<()> {
+    let path = dir.join("cgroup.events");
+    let events = match file::open(&path, OFlags::RDONLY) {
+        Ok(events) => events,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(e) => return Err(fault("open", &path, e)),
+    };
+    loop {
+        match populated(&events) {
+            Ok(true) if Instant::now() < deadline => {}
+            Ok(_) | Err(Errno::NODEV) => return Ok(()),
+            Err(e) => return Err(fault("read", &path, e)),
+        }
+        wait(&events, deadline).map_err(|e| fault("poll", &path, e))?;
+    }
+}
+
 fn populated(events: &OwnedFd) -> rustix::io::Result<bool> {
     Ok(file::value(&at_start(events)?, "populated") == Some("1"))
 }
