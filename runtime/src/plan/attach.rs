@@ -8,7 +8,7 @@ impl Compiler<'_> {
     /// Moves `tree` to `place`. Of a directory that goes on a file, and the other way round, move_mount(2) says EINVAL, as
     /// it does of much else; mount(2) says ENOTDIR, and clients know what to tell their users of that ("are you trying to
     /// mount a directory onto a file?"). So whichever of the two is no directory, while the other is, is named.
-    pub(super) fn attach(&mut self, tree: Slot, place: Slot) {
+    pub(super) fn move_to(&mut self, tree: Slot, place: Slot) {
         let (look, file, again, done) = (self.b.label(), self.b.label(), self.b.label(), self.b.label());
         let (dot, probe) = (self.b.str("."), self.b.scratch("directory"));
         let directory =
