@@ -16,7 +16,7 @@ services:
     runtime: {runtime}
     init: true
     command: sh -c "echo the stored word > /data/word; touch /tmp/up; while :; do nc -l -p 6000 < /data/word; done"
-    healthcheck: {{ test: test -e /tmp/up, interval: 200ms, retries: 50 }}
+    healthcheck: {{ test: test -e /tmp/up, interval: 200ms, retries: 200 }}
     volumes: [ "data:/data" ]
   web:
     image: {IMAGE}

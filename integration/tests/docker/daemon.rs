@@ -82,41 +82,43 @@ pub fn runtimes_with_options(docker: &Docker) -> Outcome {
 
 pub fn live_restore(docker: &Docker) -> Outcome {
     docker.start(&json!({ "live-restore": true }))?;
-    let script = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.1; done";
-    let talker = docker.detached(&[], &["sh", "-c", script])?;
-    let script = "while ! test -e /tmp/end; do sleep 0.1; done; exit 23";
-    let ending = docker.detached(&["--volume", "/tmp"], &["sh", "-c", script])?;
-    let paused = docker.sleeper(&[])?;
+    let control = docker.directory("control")?;
+    let volume = format!("{}:/control", control.display());
+    // It is silent while dockerd is killed: what dockerd has read and not written by then is lost with it.
+    let until = "while ! test -e /control/down; do sleep 0.1; done";
+    let script = format!(
+        "echo line 0; {until}; i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo line $i; done; touch /control/said;
+         while ! test -e /control/up; do sleep 0.1; done; echo line 101; sleep 1000"
+    );
+    let talker = docker.detached(&["--volume", &volume], &["sh", "-c", &script])?;
+    let ending = docker.detached(&["--volume", &volume], &["sh", "-c", &format!("{until}; exit 23")])?;
+    let paused = docker.detached(&[], &["sh", "-c", "trap 'exit 5' TERM; echo; sleep 1000 & wait"])?;
+    crate::run::lives(docker, &paused, 1)?;
+    crate::run::lives(docker, &talker, 1)?;
     docker.docker(&["pause", &paused])?.ok()?;
-    let pid = docker.pid(&talker)?;
-    let volume = docker.inspect(&ending, "{{(index .Mounts 0).Source}}")?;
-    let inner = docker.pid(&ending)?;
+    let (pid, inner) = (docker.pid(&talker)?, docker.pid(&ending)?);
     docker.kill("KILL")?;
-    std::fs::write(Path::new(&volume).join("end"), "")?;
+    std::fs::write(control.join("down"), "")?;
     eventually(LIMIT, || {
         ensure!(!docker.containerd.host.lives(inner), "the container does not end while dockerd is down");
+        ensure!(control.join("said").exists(), "the container does not go on while dockerd is down");
         Ok(())
     })?;
-    ensure!(docker.containerd.host.lives(pid), "a container died with dockerd");
     docker.launch()?;
     ensure!(docker.pid(&talker)? == pid, "the container has another pid after dockerd's restart");
     docker.wait_for(&ending, "{{.State.Status}} {{.State.ExitCode}}", "exited 23")?;
     docker.exec(&[], &talker, "echo still here")?.ok()?.says("still here\n")?;
-    let lines = || -> Outcome<Vec<String>> {
-        Ok(docker.docker(&["logs", &talker])?.ok()?.text().lines().map(str::to_owned).collect())
-    };
-    let before = lines()?.len();
+    std::fs::write(control.join("up"), "")?;
+    let expected: String = (0..=101).map(|number| format!("line {number}\n")).collect();
     eventually(LIMIT, || {
-        ensure!(lines()?.len() > before + 3, "no new lines after the restart");
+        let logs = docker.docker(&["logs", &talker])?.ok()?;
+        ensure!(logs.text() == expected, "{}", logs.report());
         Ok(())
     })?;
-    let all = lines()?;
-    let gap = all.iter().enumerate().find(|(number, line)| **line != format!("line {}", number + 1));
-    ensure!(gap.is_none(), "lines are missing: {gap:?}");
     ensure!(docker.inspect(&paused, "{{.State.Status}}")? == "paused", "it is no longer paused");
     docker.docker(&["unpause", &paused])?.ok()?;
     docker.docker(&["stop", &paused])?.ok()?;
-    ensure!(docker.inspect(&paused, "{{.State.ExitCode}}")? == "0", "its handler did not end it");
+    ensure!(docker.inspect(&paused, "{{.State.ExitCode}}")? == "5", "its handler did not end it");
     docker.docker(&["kill", &talker])?.ok()?;
     docker.docker(&["wait", &talker])?.ok()?.says("137\n")?;
     Ok(())

@@ -43,7 +43,7 @@ pub fn create_start_restart_rm(docker: &Docker) -> Outcome {
 }
 
 /// Waits until the container has begun so many lives, and so has its trap.
-fn lives(docker: &Docker, id: &str, count: usize) -> Outcome {
+pub fn lives(docker: &Docker, id: &str, count: usize) -> Outcome {
     eventually(LIMIT, || {
         let logs = docker.docker(&["logs", id])?.ok()?.text();
         ensure!(logs.lines().count() == count, "the lives of {id} are {logs:?}, not {count}");
@@ -70,7 +70,8 @@ pub fn kill_and_stop_codes(docker: &Docker) -> Outcome {
     docker.docker(&["kill", &id])?.ok()?;
     docker.docker(&["wait", &id])?.ok()?.says("137\n")?;
     docker.docker(&["kill", &id])?.failed_with("is not running")?;
-    let id = docker.detached(&["--init"], &["sleep", "1000"])?;
+    let id = docker.detached(&["--init"], &["sh", "-c", "echo; exec sleep 1000"])?;
+    lives(docker, &id, 1)?;
     docker.docker(&["kill", "--signal", "TERM", &id])?.ok()?;
     docker.docker(&["wait", &id])?.ok()?.says("143\n")?;
     let id =
