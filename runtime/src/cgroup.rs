@@ -201,10 +201,9 @@ impl Cgroup {
         for place in &self.record.v1 {
             if place.has("cpuset") {
                 let mut dir = place.dir();
-                tree::inherit_cpuset(&dir)?;
                 for part in sub.split('/').filter(|part| !part.is_empty()) {
                     dir.push(part);
-                    tree::inherit_cpuset(&dir)?;
+                    tree::inherit_cpuset(&dir, false)?;
                 }
             }
             let path = at(place).join("tasks");
