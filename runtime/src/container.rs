@@ -224,6 +224,8 @@ impl Container {
         }
         if let Some(slot) = plan.given.root {
             image.give(slot, open_root(self.pid)?);
+            // The number was init's when it was opened if init is there now.
+            self.signal(0)?;
         }
         let into = fill(&mut image, attach, request.stdio, theirs, None);
         let report = Report::new(None)?;

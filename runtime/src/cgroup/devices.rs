@@ -7,6 +7,7 @@ mod bpf;
 mod list;
 pub(super) mod unit;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -136,9 +137,16 @@ fn apply_v1(dir: &Path, rules: &[Rule]) -> Result<()> {
     };
     let target = list::State::of(rules)?;
     let current = parse(&read()?)?;
+    let mut open: Option<(&str, OwnedFd)> = None;
     for change in current.changes(&target) {
         let path = dir.join(change.file);
-        match file::put(&path, &change.line) {
+        let fd = match open.take() {
+            Some((name, fd)) if name == change.file => fd,
+            _ => file::open(&path, OFlags::WRONLY).map_err(|e| fault("open", &path, e).at(POINTER))?,
+        };
+        let written = file::retry(|| rustix::io::write(&fd, change.line.as_bytes())).map(drop);
+        open = Some((change.file, fd));
+        match written {
             Ok(()) => {}
             // The kernel resets no group that has children. All was allowed before and all shall be: nothing to reset.
             Err(Errno::INVAL) if change.reset && current.allows_all() && target.allows_all() => return Ok(()),

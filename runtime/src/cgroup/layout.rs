@@ -10,6 +10,7 @@ use rustix::fs::{FsWord, statfs};
 use super::file;
 use super::{Place, Record};
 use crate::error::{Error, Kind, Result};
+use crate::kernfs;
 
 /// `CGROUP_SUPER_MAGIC`, statfs(2).
 const MAGIC_V1: FsWord = 0x27_e0eb;
@@ -60,7 +61,8 @@ impl Layout {
 
     /// The same with another process's groups in the place of our own.
     fn seen_by(groups: &str) -> Result<Layout> {
-        let mountinfo = file::text(Path::new("/proc/self/mountinfo"))?;
+        let table = "/proc/self/mountinfo";
+        let mountinfo = kernfs::whole(table).map_err(|e| Error::sys("read", table, e))?;
         let own = file::text(Path::new(groups))?;
         let mut layout = Layout::parse(&mountinfo, &own, &|mount, v2| {
             let magic = if v2 { MAGIC_V2 } else { MAGIC_V1 };

@@ -30,6 +30,14 @@ impl Made {
         self.dirs.iter().any(|d| d == dir)
     }
 
+    /// The same for a group whose parents may be missing: false.
+    fn leaf(&mut self, dir: &Path) -> Result<bool> {
+        match self.dir(dir) {
+            Err(e) if e.kind == Kind::NotFound => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
     fn dir(&mut self, dir: &Path) -> Result<()> {
         match retry(|| rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755))) {
             Ok(()) => self.dirs.push(dir.to_owned()),
@@ -85,6 +93,10 @@ fn chain(place: &Place) -> impl Iterator<Item = PathBuf> + '_ {
 fn make_v1(place: &Place, made: &mut Made) -> Result<()> {
     let cpuset = place.has("cpuset");
     let leaf = place.dir();
+    // Most containers have siblings: their parents are there.
+    if !cpuset && made.leaf(&leaf)? {
+        return Ok(());
+    }
     for dir in chain(place) {
         made.dir(&dir)?;
         if cpuset {
