@@ -12,6 +12,7 @@ use crate::spec::NamespaceKind;
 
 /// openat2(2) RESOLVE_*.
 pub(super) mod resolve {
+    pub const NO_XDEV: u64 = 0x01;
     pub const NO_MAGICLINKS: u64 = 0x02;
     pub const NO_SYMLINKS: u64 = 0x04;
     pub const BENEATH: u64 = 0x08;
