@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use freeze::Freezer;
 pub use layout::{Hierarchy, Layout, Unified};
-pub use oom::Oom;
+pub use oom::{Kills, Limit, Oom};
 pub use stats::*;
 
 use crate::error::{Error, Kind, Result};
@@ -378,7 +378,8 @@ impl Cgroup {
         if version == Version::V2 && dir.exists() && !dir.join("memory.events").exists() {
             return Err(none()); // the parents do not hand it down
         }
-        Oom::arm(dir, version)
+        let mount = self.record.places().find(|p| p.dir() == dir).map(|p| p.mount.clone()).unwrap_or_default();
+        Oom::arm(&dir, &mount, version)
     }
 
     /// Removes the groups, those that the container made inside first. Waits up to two seconds for processes that are
