@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attach;
 pub mod compile;
 pub mod devices;
 pub mod hooks;

@@ -31,8 +31,16 @@ pub(super) fn root(plan: &Plan) -> Option<String> {
                 if plan.text(path) == "." && flags & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0 && flags & libc::MS_REC != 0)
         };
         let gone = |s: &Step| matches!(s.op, Op::Umount { path, flags } if plan.text(path) == "." && flags == libc::MNT_DETACH as u32);
-        if !(plan.child.get(i + 1).is_some_and(slave) && plan.child.get(i + 2).is_some_and(gone)) {
-            return Some("the old root is made a slave and taken off".into());
+        let old = |s: &Step| matches!(s.op, Op::Fchdir { .. });
+        // Shared with the host until then, it would take the host's mounts along.
+        let shared = |s: &Step| {
+            matches!(s.op, Op::Propagation { mount: None, path, flags }
+                if plan.text(path) == "/" && flags & libc::MS_SHARED != 0)
+        };
+        let after: &[&dyn Fn(&Step) -> bool] =
+            if plan.child[..i].iter().any(shared) { &[&old, &slave, &gone] } else { &[&gone] };
+        if !after.iter().enumerate().all(|(n, is)| plan.child.get(i + 1 + n).is_some_and(is)) {
+            return Some("the old root is no longer the host's and taken off".into());
         }
         if [&read_only, &masks].iter().any(|list| list.last().is_some_and(|l| *l > i)) {
             return Some("what covers paths of the container comes from the host".into());
