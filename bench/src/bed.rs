@@ -34,7 +34,8 @@ impl Bed {
     pub fn new(dir: &Path, quick: bool) -> Outcome<Bed> {
         let bin = PathBuf::from(std::env::var_os("MINI_BIN_DIR").ok_or("MINI_BIN_DIR is not set: run scripts/bench")?);
         let peers = peers(&bin)?;
-        let all = Groups::new()?;
+        let name = dir.file_name().and_then(|name| name.to_str()).ok_or("no name")?;
+        let all = Groups::new(name)?;
         let groups = peers.iter().map(|peer| all.of(peer.name)).collect::<Outcome<_>>()?;
         let events = dir.join("events.sock");
         listen(&events)?;
@@ -93,6 +94,10 @@ fn peers(bin: &Path) -> Outcome<Vec<Peer>> {
     }
     if let Ok(rs) = rs {
         peers.push(Peer { name: "rs+crun", binary: rs, runtime: Some(crun) });
+    }
+    // For profiling one of them.
+    if let Ok(only) = std::env::var("MINI_BENCH_PEERS") {
+        peers.retain(|peer| only.split(',').any(|name| name == peer.name));
     }
     Ok(peers)
 }

@@ -22,12 +22,9 @@ pub struct Group {
 }
 
 impl Groups {
-    /// Named after this process.
-    ///
-    /// Errors: no cgroup v1 with cpuacct and memory; the pure v2 guest is for counting system calls only.
-    pub fn new() -> Outcome<Groups> {
-        let mounts = mounts()?;
-        Ok(Groups { path: format!("/mini-bench-{}", std::process::id()), mounts })
+    /// With a name that no other run has.
+    pub fn new(name: &str) -> Outcome<Groups> {
+        Ok(Groups { path: format!("/{name}"), mounts: mounts()? })
     }
 
     /// A group for a peer.
@@ -84,6 +81,26 @@ impl Group {
     /// Nanoseconds of CPU used by what was born in it itself, not by containers.
     pub fn cpu_of_shim(&self) -> Outcome<u64> {
         Ok(std::fs::read_to_string(self.cpu.join("shim/cpuacct.usage"))?.trim().parse()?)
+    }
+
+    /// Fills the cpuset above the containers' groups, which every runtime does if it is empty.
+    pub fn prepare(&self) -> Outcome {
+        let Some((mount, _)) = controller("cpuset") else { return Ok(()) };
+        let mut above = mount.clone();
+        for part in self.path.split('/').filter(|part| !part.is_empty()) {
+            let group = above.join(part);
+            std::fs::create_dir_all(&group)?;
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                if std::fs::read_to_string(group.join(file))?.trim().is_empty() {
+                    std::fs::write(group.join(file), std::fs::read_to_string(above.join(file))?)?;
+                }
+            }
+            above = group;
+        }
+        for tree in mounts()? {
+            let _there = std::fs::create_dir_all(tree.join(&self.path[1..]));
+        }
+        Ok(())
     }
 
     /// Waits until nothing runs in it.

@@ -1,6 +1,7 @@
 //! Measures mini beside its peers, all in one run on one machine, in turns. `scripts/bench` prepares and starts it.
 #![forbid(unsafe_code)]
 
+mod alone;
 mod bed;
 mod bundle;
 mod figures;
@@ -42,6 +43,8 @@ const CASES: &[Case] = &[
     ("exec", life::exec),
     ("exec-seccomp", life::exec_seccomp),
     ("parallel", life::parallel),
+    ("alone", alone::run),
+    ("calls", alone::calls),
 ];
 
 fn main() -> ExitCode {
