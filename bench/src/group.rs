@@ -18,7 +18,7 @@ pub struct Group {
     pub path: String,
     cpu: PathBuf,
     memory: PathBuf,
-    home: PathBuf,
+    homes: [PathBuf; 2],
 }
 
 impl Groups {
@@ -30,14 +30,18 @@ impl Groups {
     /// A group for a peer.
     pub fn of(&self, peer: &str) -> Outcome<Group> {
         let path = format!("{}/{peer}", self.path);
-        let cpu = controller("cpuacct").ok_or("times need cgroup v1 with cpuacct")?;
-        let memory = controller("memory").ok_or("no cgroup v1 memory hierarchy")?;
-        let home = cpu.0.join(cpu.1.trim_start_matches('/')).join("tasks");
-        let group =
-            Group { cpu: cpu.0.join(&path[1..]), memory: memory.0.join(&path[1..]), home, path };
+        let (cpu, own_cpu) = controller("cpuacct").ok_or("times need cgroup v1 with cpuacct")?;
+        let (memory, own_memory) = controller("memory").ok_or("times need cgroup v1 with memory")?;
+        let homes = [home(&cpu, &own_cpu), home(&memory, &own_memory)];
+        let group = Group { cpu: cpu.join(&path[1..]), memory: memory.join(&path[1..]), homes, path };
         std::fs::create_dir_all(group.cpu.join("shim"))?;
+        std::fs::create_dir_all(group.memory.join("shim"))?;
         Ok(group)
     }
+}
+
+fn home(mount: &Path, own: &str) -> PathBuf {
+    mount.join(own.trim_start_matches('/')).join("tasks")
 }
 
 impl Drop for Groups {
@@ -67,9 +71,13 @@ impl Group {
     /// Runs `start` with this thread in the group, so that what it starts is born there. The thread is moved by its own
     /// number in `tasks`, which on v1 waits for nobody.
     pub fn within<T>(&self, start: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-        std::fs::write(self.cpu.join("shim/tasks"), "0")?;
+        for group in [&self.cpu, &self.memory] {
+            std::fs::write(group.join("shim/tasks"), "0")?;
+        }
         let started = start();
-        std::fs::write(&self.home, "0")?;
+        for home in &self.homes {
+            std::fs::write(home, "0")?;
+        }
         started
     }
 
@@ -136,9 +144,12 @@ impl Group {
         self.until_empty()
     }
 
-    /// Where its memory is charged, if it was put there.
-    pub fn memory(&self) -> &Path {
-        &self.memory
+    /// Bytes charged for what was born in it, containers left out: all, and the kernel's part.
+    pub fn memory(&self) -> Outcome<(f64, f64)> {
+        let read = |file: &str| -> Outcome<f64> {
+            Ok(std::fs::read_to_string(self.memory.join("shim").join(file))?.trim().parse()?)
+        };
+        Ok((read("memory.usage_in_bytes")?, read("memory.kmem.usage_in_bytes")?))
     }
 }
 

@@ -7,6 +7,7 @@ mod bundle;
 mod figures;
 mod group;
 mod life;
+mod memory;
 mod plot;
 mod report;
 mod shim;
@@ -45,6 +46,11 @@ const CASES: &[Case] = &[
     ("parallel", life::parallel),
     ("alone", alone::run),
     ("calls", alone::calls),
+    ("idle", memory::idle),
+    ("pods", memory::pods),
+    ("ask", memory::ask),
+    ("sizes", memory::sizes),
+    ("probes", memory::probes),
 ];
 
 fn main() -> ExitCode {
