@@ -85,6 +85,7 @@ mod tests {
             cgroup: Layout { v1: Vec::new(), unified: None },
             last_cap: 40,
             mount_setattr: true,
+            open_tree_attr: true,
             kcore: true,
             apparmor: false,
             apparmor_attr: "self/attr/exec",

@@ -23,6 +23,8 @@ pub struct Host {
     pub last_cap: u8,
     /// mount_setattr(2) is there (Linux 5.12): recursive attributes and idmapped mounts.
     pub mount_setattr: bool,
+    /// open_tree_attr(2) is there (Linux 6.15).
+    pub open_tree_attr: bool,
     /// /proc/kcore exists, so that /dev/core makes sense.
     pub kcore: bool,
     /// AppArmor is enabled.
@@ -50,6 +52,7 @@ impl Host {
             cgroup: Layout::read()?,
             last_cap: last_cap(),
             mount_setattr: kernel >= (5, 12),
+            open_tree_attr: kernel >= (6, 15) && crate::sys::has_open_tree_attr(),
             kcore: Path::new("/proc/kcore").exists(),
             apparmor,
             apparmor_attr: if stacked { "self/attr/apparmor/exec" } else { "self/attr/exec" },

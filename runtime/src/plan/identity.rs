@@ -135,7 +135,6 @@ impl Compiler<'_> {
             self.b.op(Op::Open { dir: Dir::At(proc), path, flags, mode: 0, resolve, into });
             let data = self.b.bytes(value.as_bytes());
             self.b.op(Op::Write { slot: into, data });
-            self.b.op(Op::Close { slot: into });
         }
     }
 
@@ -165,10 +164,16 @@ impl Compiler<'_> {
         // The container's root may enter where its user may not, and the other way round (root squash).
         self.b.op_skip(Op::Chdir { path: cwd }, &[Errno::ACCESS, Errno::PERM]);
         self.b.from(self.pointer("/user"));
-        self.b.op(Op::KeepCaps { on: true });
+        // Who stays root keeps them anyway: capabilities(7), "Effect of user ID changes on capabilities".
+        let keep = process.user.uid != 0;
+        if keep {
+            self.b.op(Op::KeepCaps { on: true });
+        }
         self.user(process);
-        self.b.from(self.pointer("/user"));
-        self.b.op(Op::KeepCaps { on: false });
+        if keep {
+            self.b.from(self.pointer("/user"));
+            self.b.op(Op::KeepCaps { on: false });
+        }
         if let Some(sets) = sets {
             self.capabilities(sets, filter.is_some() && needs_admin(process, Some(sets)));
         }
