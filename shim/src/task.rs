@@ -25,7 +25,6 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::events::Outbox;
 use crate::options::Options;
 use crate::stdio::Paths;
-use crate::worker;
 use owner::{Message, Owner};
 
 /// How a container is to be made.
@@ -169,10 +168,11 @@ impl Task {
 
     /// All processes in the container's groups, with the exec each began as. Init's pid is there until Delete, also when
     /// it has ended: containerd takes an empty list for a leaked task and would lose its exit code.
-    pub async fn pids(&self) -> Result<Vec<(u32, Option<String>)>, Refusal> {
-        let container = self.container()?;
-        let listed = worker::run("pids", move || container.cgroup().pids()).await;
-        let mut pids = listed.ok().and_then(Result::ok).unwrap_or_default();
+    ///
+    /// Read by the event loop itself, as the statistics are: control files are the kernel's memory, for which nobody waits,
+    /// and a thread costs as much as reading ten of them.
+    pub fn pids(&self) -> Result<Vec<(u32, Option<String>)>, Refusal> {
+        let mut pids = self.container()?.cgroup().pids().unwrap_or_default();
         let view = self.view.borrow();
         let init = view.processes.get(&None).map(|p| p.pid).ok_or_else(Refusal::no_container)?;
         if !pids.contains(&init) {
@@ -183,17 +183,11 @@ impl Task {
     }
 
     /// What the kernel counts for the container; also after its exit, until Delete.
-    pub async fn stats(&self) -> Result<Stats, Refusal> {
-        let container = self.container()?;
-        let read = worker::run("stats", move || container.cgroup().stats()).await;
-        match read {
-            Ok(Ok(stats)) => Ok(stats),
-            Ok(Err(error)) if error.kind == Kind::NotFound => {
-                Err(Refusal::new(runtime::lifecycle::Class::NotFound, format!("{error}: not found")))
-            }
-            Ok(Err(error)) => Err(Refusal::unknown(error.to_string())),
-            Err(error) => Err(Refusal::unknown(error.to_string())),
-        }
+    pub fn stats(&self) -> Result<Stats, Refusal> {
+        self.container()?.cgroup().stats().map_err(|error| match error.kind {
+            Kind::NotFound => Refusal::new(runtime::lifecycle::Class::NotFound, format!("{error}: not found")),
+            _ => Refusal::unknown(error.to_string()),
+        })
     }
 
     /// Init's pid, for Connect.
