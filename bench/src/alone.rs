@@ -32,7 +32,8 @@ fn runtimes(bed: &Bed) -> Outcome<Vec<Runtime>> {
     if let Ok(youki) = program("peers/bin/youki") {
         all.push(plain("youki", youki));
     }
-    let floor = PathBuf::from(std::env::var_os("MINI_BENCH_FLOOR").ok_or("MINI_BENCH_FLOOR is not set: run scripts/bench")?);
+    let floor =
+        PathBuf::from(std::env::var_os("MINI_BENCH_FLOOR").ok_or("MINI_BENCH_FLOOR is not set: run scripts/bench")?);
     for (name, filter) in [("floor", linear()?), ("floor, mini's filter", minis()?)] {
         let file = bed.dir.join(format!("filter-{}", all.len()));
         std::fs::write(&file, filter)?;
@@ -187,7 +188,8 @@ fn counted(file: &Path) -> Outcome<Counts> {
     let row = |line: &str| -> Option<(String, u64)> {
         let cells: Vec<&str> = line.split_whitespace().collect();
         let name = *cells.last()?;
-        (cells.len() >= 5 && name != "total" && name != "syscall").then(|| Some((name.to_owned(), cells[3].parse().ok()?)))?
+        (cells.len() >= 5 && name != "total" && name != "syscall")
+            .then(|| Some((name.to_owned(), cells[3].parse().ok()?)))?
     };
     Ok(text.lines().filter_map(row).collect())
 }

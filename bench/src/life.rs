@@ -46,7 +46,12 @@ fn wish<'a>(group: &'a str, seccomp: bool) -> Wish<'a> {
 }
 
 /// `start`, Create, Start, exit, Delete, Shutdown.
-fn life(bed: &Bed, peer: &Peer, group: &Group, seccomp: bool) -> Outcome<(Vec<(&'static str, f64)>, crate::bundle::Bundle, String)> {
+fn life(
+    bed: &Bed,
+    peer: &Peer,
+    group: &Group,
+    seccomp: bool,
+) -> Outcome<(Vec<(&'static str, f64)>, crate::bundle::Bundle, String)> {
     let id = format!("life-{}", number());
     let path = format!("{}/{id}", group.path);
     let bundle = bed.bundles.make(&id, &wish(&path, seccomp))?;

@@ -1,39 +1,12 @@
 //! Measures mini beside its peers, all in one run on one machine, in turns. `scripts/bench` prepares and starts it.
 #![forbid(unsafe_code)]
 
-mod alone;
-mod bed;
-mod bundle;
-mod figures;
-mod group;
-mod life;
-mod memory;
-mod plot;
-mod report;
-mod shim;
-mod targets;
-mod wire;
-
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use bed::Bed;
-use report::Report;
-
-/// What a step of the bench answers.
-pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
-/// Where `scripts/testbed` has put things.
-pub fn testbed() -> PathBuf {
-    std::env::var_os("MINI_TESTBED").map_or_else(|| PathBuf::from("/var/cache/mini-testbed"), PathBuf::from)
-}
-
-/// A number that nothing else in this run has.
-pub fn number() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
+use bench::bed::Bed;
+use bench::report::Report;
+use bench::{Outcome, alone, daemon, group, life, memory, stdio};
 
 type Case = (&'static str, fn(&Bed, &mut Report) -> Outcome);
 
@@ -43,13 +16,17 @@ const CASES: &[Case] = &[
     ("member", life::member),
     ("exec", life::exec),
     ("exec-seccomp", life::exec_seccomp),
-    ("parallel", life::parallel),
+    ("ctr-run", daemon::run),
     ("alone", alone::run),
     ("calls", alone::calls),
     ("idle", memory::idle),
     ("pods", memory::pods),
     ("ask", memory::ask),
     ("sizes", memory::sizes),
+    ("stdio", stdio::through),
+    ("unread", stdio::unread),
+    ("parallel", life::parallel),
+    ("ctr-parallel", daemon::parallel),
     ("probes", memory::probes),
 ];
 
@@ -98,7 +75,8 @@ fn head(bed: &Bed) -> Outcome<String> {
     let uname = rustix::system::uname();
     let load = std::fs::read_to_string("/proc/loadavg")?;
     let cores = std::thread::available_parallelism()?;
-    let kind = if bed.quick { "a quick run: it shows that everything works, its figures mean nothing" } else { "medians" };
+    let kind =
+        if bed.quick { "a quick run: it shows that everything works, its figures mean nothing" } else { "medians" };
     Ok(format!(
         "Made by `scripts/bench` ({kind}; in brackets mini's share of the peer's value with its 95 % interval). \
          Linux {}, {cores} cores, load at the end {}.\n",

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::Outcome;
 use crate::alone::parent_of;
 use crate::bed::Bed;
 use crate::bundle;
@@ -9,7 +10,6 @@ use crate::group::Group;
 use crate::life::Standing;
 use crate::report::Report;
 use crate::shim::Peer;
-use crate::Outcome;
 
 /// A process's memory in kB, and its threads.
 #[derive(Clone, Copy, Debug)]

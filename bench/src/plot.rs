@@ -5,15 +5,13 @@ use std::fmt::Write as _;
 use crate::report::{Quantity, figure};
 
 const COLOURS: [&str; 7] = ["#d9480f", "#1c7ed6", "#2f9e44", "#9c36b5", "#e8a90c", "#0c8599", "#868e96"];
-const HEAD: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" font-family=\"sans-serif\" font-size=\"13\" fill=\"#777\"";
+const HEAD: &str =
+    "<svg xmlns=\"http://www.w3.org/2000/svg\" font-family=\"sans-serif\" font-size=\"13\" fill=\"#777\"";
 
 /// One bar per peer: the median, and a line over the middle half of its values.
 pub fn bars(quantity: &Quantity, peers: &[String]) -> String {
-    let rows: Vec<(usize, &String, f64)> = peers
-        .iter()
-        .enumerate()
-        .filter_map(|(n, peer)| Some((n, peer, quantity.series.median(peer)?)))
-        .collect();
+    let rows: Vec<(usize, &String, f64)> =
+        peers.iter().enumerate().filter_map(|(n, peer)| Some((n, peer, quantity.series.median(peer)?))).collect();
     let most = rows.iter().map(|row| row.2).fold(f64::MIN_POSITIVE, f64::max) * 1.15;
     let x = |value: f64| 90.0 + 440.0 * (value / most).min(1.0);
     let height = 40 + 26 * rows.len();

@@ -112,8 +112,9 @@ impl Report {
         for target in TARGETS {
             let Some(series) = self.find(target.case, target.quantity) else { continue };
             let (words, shown, met) = match target.limit {
-                Limit::AtMost(limit) => (format!("≤ {limit}"), series.median(MINI).map(figure), series.median(MINI).map(|v| v <= limit)),
-                Limit::AtLeast(limit) => (format!("≥ {limit}"), series.median(MINI).map(figure), series.median(MINI).map(|v| v >= limit)),
+                Limit::AtMost(limit) => {
+                    (format!("≤ {limit}"), series.median(MINI).map(figure), series.median(MINI).map(|v| v <= limit))
+                }
                 Limit::OfPeer(peer, limit) => {
                     let ratio = series.ratio(MINI, peer);
                     (format!("≤ {limit} of {peer}"), ratio.map(shown), ratio.map(|r| r.of <= limit))

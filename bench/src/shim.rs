@@ -156,6 +156,13 @@ impl Shim<'_> {
         self.call::<api::Empty>("Kill", &request).map(drop)
     }
 
+    /// CloseIO: no more of the container's stdin.
+    pub fn close_stdin(&mut self, id: &str) -> Outcome {
+        let mut request = api::CloseIORequest::new();
+        (request.id, request.stdin) = (id.to_owned(), true);
+        self.call::<api::Empty>("CloseIO", &request).map(drop)
+    }
+
     /// Delete of the container or of an exec.
     pub fn delete(&mut self, id: &str, exec: &str) -> Outcome {
         let mut request = api::DeleteRequest::new();
