@@ -89,7 +89,7 @@ pub fn places(host: &Host, path: &str) -> (Vec<Group>, Vec<String>) {
         mount: u.mount.clone(),
         group: group.clone(),
     });
-    let record = Record { v1: v1.collect(), unified };
+    let record = Record { v1: v1.collect(), unified, systemd: None };
     let tasks = record.v1.iter().map(|p| p.dir().join("tasks").display().to_string()).collect();
     (groups(&record), tasks)
 }
