@@ -12,6 +12,7 @@ pub mod devices;
 pub mod hooks;
 pub mod identity;
 pub mod laws;
+mod lsm;
 pub mod masks;
 pub mod mounts;
 pub mod namespaces;

@@ -1,6 +1,7 @@
 //! Laws of mounts and paths: what belongs to the host and what to the container.
 
 use super::{SECTIONS, all};
+use crate::plan::rootfs::resolve;
 use crate::plan::{Dir, Op, Plan, Slot, Step};
 
 /// The way into the root file system, and that nothing of the host is reached from inside.
@@ -74,7 +75,8 @@ fn trusted(plan: &Plan, slot: Slot) -> bool {
     plan.given.process == Some(slot) || plan.prepare.iter().any(proc)
 }
 
-/// Whatever is opened is closed by execve, and what is opened of a container blocks and triggers nothing.
+/// Whatever is opened is closed by execve, what is opened of a container blocks and triggers nothing, and what is opened
+/// of the host's procfs is procfs (CVE-2025-52881).
 pub(super) fn opens(plan: &Plan) -> Option<String> {
     let has = |flags: u32, bit: i32| flags & bit as u32 != 0;
     for section in SECTIONS {
@@ -92,7 +94,11 @@ pub(super) fn opens(plan: &Plan) -> Option<String> {
             if dir == Dir::Cwd && !path.starts_with('/') {
                 return at(&format!("{path:?} is relative to the caller"));
             }
-            let (Dir::At(slot), Op::Open { .. }) = (dir, step.op) else { continue };
+            let (Dir::At(slot), Op::Open { resolve, .. }) = (dir, step.op) else { continue };
+            let no_xdev = resolve::NO_XDEV | resolve::BENEATH;
+            if trusted(plan, slot) && resolve & no_xdev != no_xdev {
+                return at(&format!("{path:?} may be mounted over"));
+            }
             let new = has(flags, libc::O_CREAT) && has(flags, libc::O_EXCL) && has(flags, libc::O_NOFOLLOW);
             let before = i.checked_sub(1).and_then(|before| plan.section(section).get(before)).map(|s| s.op);
             let devpts =
