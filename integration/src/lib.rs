@@ -9,6 +9,7 @@ pub mod client;
 pub mod containerd;
 pub mod events;
 pub mod host;
+pub mod nerdctl;
 pub mod pty;
 pub mod residue;
 pub mod suite;
