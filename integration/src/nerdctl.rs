@@ -127,9 +127,24 @@ impl<'a> Nerdctl<'a> {
         })
     }
 
+    /// Asks until the call succeeds: nerdctl's lists fail when a container of another test goes while they are made.
+    pub fn list(&self, arguments: &[&str]) -> Outcome<String> {
+        eventually(LIMIT, || self.ok(arguments))
+    }
+
+    /// Ends processes on the containerd's host by SIGKILL: clients that end no other way.
+    pub fn end(&self, of: impl Fn(&[String]) -> bool) -> Outcome {
+        for (pid, argv) in self.bed.containerd.host.processes()? {
+            if of(&argv) {
+                self.bed.containerd.host.kill(pid, "KILL")?;
+            }
+        }
+        Ok(())
+    }
+
     /// Containers of this test, by their full ids.
     fn containers(&self) -> Outcome<Vec<String>> {
-        let list = self.ok(&["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}"])?;
+        let list = self.list(&["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}"])?;
         let of_us = |line: &str| -> Option<String> {
             let (id, name) = line.split_once(' ')?;
             name.starts_with(&self.prefix).then(|| id.to_owned())

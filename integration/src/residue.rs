@@ -125,9 +125,10 @@ fn walk(root: &Path, directory: &Path, lines: &mut BTreeSet<String>) {
     for entry in entries.flatten() {
         let path = entry.path();
         let shown = path.strip_prefix(root).unwrap_or(&path).display().to_string();
-        // The fifos belong to the client, which may have been killed or have detached; old ctrs leave them. A directory
+        // The fifos belong to the client, which may have been killed or have detached; old ctrs leave them. nerdctl keeps a directory per namespace. A directory
         // that only groups others (per namespace) stays, with any runtime.
-        let kept = ["containerd/fifo", "containerd/runc", "tripwire"].iter().any(|skip| shown.starts_with(skip));
+        let kept =
+            ["containerd/fifo", "containerd/runc", "nerdctl", "tripwire"].iter().any(|skip| shown.starts_with(skip));
         let grouping = ["containerd/s", "containerd/io.containerd.runtime.v2.task"].contains(&shown.as_str())
             || path.parent().is_some_and(|parent| parent.ends_with("io.containerd.runtime.v2.task"));
         if kept {

@@ -45,7 +45,7 @@ pub fn compose_with_three_services(bed: &Bed) -> Outcome {
             ensure!(logs.text().contains("|served from compose") && logs.text().contains("|once"), "{}", logs.report());
             Ok(())
         })?;
-        let running = compose(&["ps", "--services"])?.ok()?.text();
+        let running = eventually(LIMIT, || Ok(compose(&["ps", "--services"])?.ok()?.text()))?;
         ensure!(["web", "client"].iter().all(|service| running.contains(service)), "{running}");
         n.wait_for(&n.name("once-1"), ".State.ExitCode", "5")?;
         let runtime = n.ok(&["inspect", "--mode", "native", "--format", "{{.Runtime.Name}}", &n.name("web-1")])?;
@@ -54,7 +54,7 @@ pub fn compose_with_three_services(bed: &Bed) -> Outcome {
         compose(&["restart", "client"])?.ok()?;
         compose(&["stop"])?.ok()?;
         compose(&["down", "--volumes"])?.ok()?;
-        let left = n.ok(&["ps", "--all", "--quiet", "--filter", &format!("name={}", n.prefix)])?;
+        let left = n.list(&["ps", "--all", "--quiet", "--filter", &format!("name={}", n.prefix)])?;
         ensure!(left.is_empty(), "compose down leaves {left}");
         Ok(())
     })

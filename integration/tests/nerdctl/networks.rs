@@ -126,17 +126,8 @@ pub fn push_and_pull(bed: &Bed) -> Outcome {
             n.ok(&["rmi", &image])?;
             Ok(())
         })();
-        end(n, &program)?;
+        n.end(|argv| argv[0] == program)?;
         registry.wait()?;
         outcome
     })
-}
-
-fn end(n: &Nerdctl, program: &str) -> Outcome {
-    for (pid, argv) in n.bed.containerd.host.processes()? {
-        if argv[0] == program {
-            n.bed.containerd.host.kill(pid, "KILL")?;
-        }
-    }
-    Ok(())
 }
