@@ -11,15 +11,16 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::fifo::Target;
 use super::relay::{self, Source};
 use super::{Drain, Output, Stdin, Wiring};
 use crate::ready::{self, Fd};
 
-/// Between SIGTERM and SIGKILL for a logger that ignores the end of its input; containerd's own shim has the same.
-const LOGGER_GRACE: Duration = Duration::from_secs(12);
+/// Between SIGTERM and SIGKILL for a logger that ignores the end of its input. With the time that it had before, as long
+/// as with containerd's own shim, which waits twelve seconds after SIGTERM.
+const LOGGER_GRACE: Duration = Duration::from_secs(2);
 
 /// Dropping it stops everything at once; [`Streams::finish`] lets it end by itself first.
 #[derive(Default)]
@@ -167,19 +168,16 @@ impl Streams {
             }
         }
         self.outputs.clear();
-        if let Some((pidfd, mut reaper)) = self.logger.take()
-            && timeout_at(deadline, &mut reaper).await.is_err()
-        {
-            // It has had the end of its input for long enough. The rest happens without the caller.
-            tokio::spawn(async move {
-                let _ = reap::signal(pidfd.get_ref(), 15);
-                tokio::select! {
-                    _reaped = &mut reaper => return,
-                    () = sleep(LOGGER_GRACE) => {}
-                }
-                let _ = reap::signal(pidfd.get_ref(), 9);
-                let _ = reaper.await;
-            });
+        let Some((pidfd, mut reaper)) = self.logger.take() else { return };
+        if timeout_at(deadline, &mut reaper).await.is_ok() {
+            return;
+        }
+        // It has had the end of its input for long enough. Waited for, because the shim may end after Delete, and nobody
+        // else would end it.
+        let _ = reap::signal(pidfd.get_ref(), 15);
+        if timeout(LOGGER_GRACE, &mut reaper).await.is_err() {
+            let _ = reap::signal(pidfd.get_ref(), 9);
+            let _ = reaper.await;
         }
     }
 }
