@@ -3,7 +3,7 @@
 use crate::containerd::{LIMIT, testbed};
 use crate::pty::Pty;
 use crate::{Bed, Outcome, Output, client, ensure, eventually, residue};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub struct Nerdctl<'a> {
     pub bed: &'a Bed,
     /// What every name of this test begins with.
     pub prefix: String,
-    place: PathBuf,
+    settings: PathBuf,
 }
 
 /// Runs the test, then removes its containers and fails if anything of them stays.
@@ -27,12 +27,23 @@ pub fn with(bed: &Bed, test: impl FnOnce(&Nerdctl) -> Outcome) -> Outcome {
     outcome.and(finished)
 }
 
+/// The file of settings for calls that name none: the socket of a containerd's host, `place` for everything else.
+pub fn configuration(namespace: &str, place: &Path) -> String {
+    let (cni, place) = (testbed().join("nerdctl/cni").display().to_string(), place.display());
+    format!(
+        "address = \"/run/containerd/containerd.sock\"\nnamespace = \"{namespace}\"\ndata_root = \"{place}/data\"\n\
+         cgroup_manager = \"cgroupfs\"\ncni_path = \"{cni}\"\ncni_netconfpath = \"{place}/net.d\"\n"
+    )
+}
+
 impl<'a> Nerdctl<'a> {
     fn new(bed: &'a Bed) -> Outcome<Nerdctl<'a>> {
         ensure!(testbed().join("nerdctl/bin/nerdctl").exists(), "run scripts/testbed first: it builds nerdctl");
         let place = bed.containerd.scratch().join("nerdctl");
         std::fs::create_dir_all(&place)?;
-        Ok(Nerdctl { bed, prefix: bed.id(), place })
+        let settings = bed.directory("nerdctl")?.join("nerdctl.toml");
+        std::fs::write(&settings, configuration(&bed.containerd.namespace, &place))?;
+        Ok(Nerdctl { bed, prefix: bed.id(), settings })
     }
 
     /// A name for a container, a network, a volume of this test.
@@ -42,21 +53,11 @@ impl<'a> Nerdctl<'a> {
 
     /// A call of nerdctl, not started.
     pub fn command(&self, limit: Option<Duration>, arguments: &[&str]) -> Command {
-        let bed = testbed().join("nerdctl");
-        let [program, cni] = ["bin/nerdctl", "cni"].map(|part| bed.join(part).display().to_string());
-        let [data, networks] = ["data", "net.d"].map(|part| self.place.join(part).display().to_string());
-        let mut argv = vec![program.as_str(), "--address", "/run/containerd/containerd.sock"];
-        argv.extend([
-            "--namespace",
-            &self.bed.containerd.namespace,
-            "--data-root",
-            &data,
-            "--cgroup-manager",
-            "cgroupfs",
-        ]);
-        argv.extend(["--cni-path", &cni, "--cni-netconfpath", &networks]);
+        let program = testbed().join("nerdctl/bin/nerdctl").display().to_string();
+        let settings = self.settings.display().to_string();
+        let mut argv = vec![program.as_str()];
         argv.extend(arguments);
-        self.bed.containerd.host.command(limit, &[], &argv)
+        self.bed.containerd.host.command(limit, &[("NERDCTL_TOML", &settings)], &argv)
     }
 
     /// Starts a call.
