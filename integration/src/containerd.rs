@@ -182,9 +182,13 @@ impl Containerd {
     }
 
     fn configure(&self) -> Outcome {
-        let (format, cri) = match self.version {
-            Version::C1_6 => (2, r#""io.containerd.grpc.v1.cri""#),
-            _ => (3, r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime""#),
+        let (format, cri, monitor) = match self.version {
+            Version::C1_6 => (2, r#""io.containerd.grpc.v1.cri""#, "internal.v1"),
+            _ => (
+                3,
+                r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime""#,
+                "monitor.container.v1",
+            ),
         };
         // Without CRI; without what would leave directories of its own outside root and state (nri, opt); without
         // the snapshotters nobody uses here.
@@ -200,6 +204,8 @@ disabled_plugins = [{cri}, "io.containerd.nri.v1.nri", "io.containerd.internal.v
 address = "{SOCKET}"
 [debug]
 level = "debug"
+[plugins."io.containerd.{monitor}.restart"]
+interval = "1s"
 "#,
             root = self.directory.path().join("root").display(),
         );

@@ -10,6 +10,7 @@ pub mod containerd;
 pub mod docker;
 pub mod events;
 pub mod host;
+pub mod nerdctl;
 pub mod pty;
 pub mod residue;
 pub mod suite;
