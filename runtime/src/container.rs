@@ -80,7 +80,7 @@ pub struct Create<'a> {
     pub no_new_keyring: bool,
     /// Descriptors from 3 on that the process inherits.
     pub preserve_fds: u32,
-    /// The options ask for the systemd driver.
+    /// systemd makes the group: the spec's path is `slice:prefix:name`.
     pub systemd_cgroup: bool,
     /// See [`StartBy`].
     pub start_by: StartBy<'a>,
@@ -142,11 +142,11 @@ impl Container {
     ///
     /// On an error nothing is left behind: no process, mount, group or descriptor.
     pub fn create(host: &Host, request: Create<'_>) -> Result<(Self, Child)> {
-        if request.systemd_cgroup {
-            let reason = "the systemd cgroup driver is not implemented";
-            return Err(Error::unsupported("/linux/cgroupsPath", reason));
-        }
-        let cgroup = Cgroup::create(&host.cgroup, &request.spec.linux.cgroups_path, request.id)?;
+        let cgroup = if request.systemd_cgroup {
+            Cgroup::create_by_systemd(&host.cgroup, request.spec, request.id)?
+        } else {
+            Cgroup::create(&host.cgroup, &request.spec.linux.cgroups_path, request.id)?
+        };
         match make(host, request, &cgroup) {
             Ok(Made { id, bundle, spec, pid, pidfd, rootfs, parked, child }) => {
                 let parked = Mutex::new(Some(parked));
@@ -243,6 +243,8 @@ impl Container {
         }
         if let Some(slot) = plan.given.root {
             image.give(slot, open_root(self.pid)?);
+            // The number was init's when it was opened if init is there now.
+            self.signal(0)?;
         }
         let into = fill(&mut image, attach, request.stdio, theirs, None);
         let report = Report::new(None)?;
@@ -372,8 +374,12 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let mut image = Image::new(&plan, request.preserve_fds);
     image.fault = request.fault;
     let into = fill(&mut image, attach, request.stdio, theirs, gate);
+    let inside = into.is_some();
     let mut child = Unborn::spawn(&mut image, &report, into)?;
     drop_shared(&mut image);
+    if inside {
+        cgroup.inhabited()?;
+    }
     cgroup.limit(&spec.linux.resources)?;
     if let Some(uid) = delegate_to(spec) {
         cgroup.delegate(uid)?;
@@ -395,6 +401,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
         restricted: false,
     };
     let console = dialogue.serve_to_the_gate(&mut image)?;
+    cgroup.inhabited()?; // on version 1 it has joined by itself
     drop(image);
     let child = child.born(console);
     let pidfd = child.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;

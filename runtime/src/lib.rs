@@ -12,6 +12,7 @@ pub mod error;
 pub mod exe;
 pub mod features;
 pub mod host;
+pub mod kernfs;
 pub mod lifecycle;
 pub mod plan;
 pub mod reap;

@@ -11,6 +11,7 @@ pub mod devices;
 pub mod hooks;
 pub mod identity;
 pub mod laws;
+pub mod masks;
 pub mod mounts;
 pub mod namespaces;
 pub mod op;

@@ -30,6 +30,14 @@ impl Made {
         self.dirs.iter().any(|d| d == dir)
     }
 
+    /// The same for a group whose parents may be missing: false.
+    fn leaf(&mut self, dir: &Path) -> Result<bool> {
+        match self.dir(dir) {
+            Err(e) if e.kind == Kind::NotFound => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
     fn dir(&mut self, dir: &Path) -> Result<()> {
         match retry(|| rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755))) {
             Ok(()) => self.dirs.push(dir.to_owned()),
@@ -85,6 +93,10 @@ fn chain(place: &Place) -> impl Iterator<Item = PathBuf> + '_ {
 fn make_v1(place: &Place, made: &mut Made) -> Result<()> {
     let cpuset = place.has("cpuset");
     let leaf = place.dir();
+    // Most containers have siblings: their parents are there.
+    if !cpuset && made.leaf(&leaf)? {
+        return Ok(());
+    }
     for dir in chain(place) {
         made.dir(&dir)?;
         if cpuset {
@@ -268,6 +280,24 @@ fn persist(
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
         }
+    }
+}
+
+/// Waits until nobody is left in a version 2 group and below, or the deadline passes; one that is gone is empty.
+pub(super) fn emptied(dir: &Path, deadline: Instant) -> Result<()> {
+    let path = dir.join("cgroup.events");
+    let events = match file::open(&path, OFlags::RDONLY) {
+        Ok(events) => events,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(e) => return Err(fault("open", &path, e)),
+    };
+    loop {
+        match populated(&events) {
+            Ok(true) if Instant::now() < deadline => {}
+            Ok(_) | Err(Errno::NODEV) => return Ok(()),
+            Err(e) => return Err(fault("read", &path, e)),
+        }
+        wait(&events, deadline).map_err(|e| fault("poll", &path, e))?;
     }
 }
 

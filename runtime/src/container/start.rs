@@ -132,7 +132,7 @@ fn outcome(host: &Host, dir: &Path, record: &Record, spec: &Spec, report: &Repor
 /// Mount points of procfs and sysfs on this host, deepest first; only read for a root that is moved, not pivoted.
 pub fn visible_kernel_mounts() -> Result<Vec<PathBuf>> {
     const PATH: &str = "/proc/self/mountinfo";
-    let text = std::fs::read_to_string(PATH).map_err(|e| Error::io("read", PATH, &e))?;
+    let text = crate::kernfs::whole(PATH).map_err(|e| Error::sys("read", PATH, e))?;
     let mut found: Vec<PathBuf> = text
         .lines()
         .filter_map(|line| {

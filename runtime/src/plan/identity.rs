@@ -131,11 +131,10 @@ impl Compiler<'_> {
             let path = self.b.str(format!("sys/{}", sysctl_path(key)));
             let into = self.b.scratch(key);
             let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as u32;
-            let resolve = resolve::BENEATH | resolve::NO_SYMLINKS | NO_XDEV;
+            let resolve = resolve::BENEATH | resolve::NO_SYMLINKS | resolve::NO_XDEV;
             self.b.op(Op::Open { dir: Dir::At(proc), path, flags, mode: 0, resolve, into });
             let data = self.b.bytes(value.as_bytes());
             self.b.op(Op::Write { slot: into, data });
-            self.b.op(Op::Close { slot: into });
         }
     }
 
@@ -165,10 +164,16 @@ impl Compiler<'_> {
         // The container's root may enter where its user may not, and the other way round (root squash).
         self.b.op_skip(Op::Chdir { path: cwd }, &[Errno::ACCESS, Errno::PERM]);
         self.b.from(self.pointer("/user"));
-        self.b.op(Op::KeepCaps { on: true });
+        // Who stays root keeps them anyway: capabilities(7), "Effect of user ID changes on capabilities".
+        let keep = process.user.uid != 0;
+        if keep {
+            self.b.op(Op::KeepCaps { on: true });
+        }
         self.user(process);
-        self.b.from(self.pointer("/user"));
-        self.b.op(Op::KeepCaps { on: false });
+        if keep {
+            self.b.from(self.pointer("/user"));
+            self.b.op(Op::KeepCaps { on: false });
+        }
         if let Some(sets) = sets {
             self.capabilities(sets, filter.is_some() && needs_admin(process, Some(sets)));
         }
@@ -400,9 +405,6 @@ impl Compiler<'_> {
         }
     }
 }
-
-/// openat2(2) RESOLVE_NO_XDEV
-const NO_XDEV: u64 = 0x01;
 
 /// `net.ipv4.ip_forward` and `net/ipv4/ip_forward` name the same file; whichever separator comes first is the separator
 /// (sysctl(8)), so that `net.ipv4.conf.eno2/100.forwarding` can name a device with a dot.

@@ -67,7 +67,8 @@ pub fn beside_another() -> Done {
         query[6]
     };
     assert_eq!((attached(), tries(&group, "/dev/zero"), tries(&group, "/dev/kmsg")), (1, libc::EPERM, 0));
-    let kmsg = r#"{"devices": [{"allow": false}, {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]}"#;
+    let kmsg =
+        r#"{"devices": [{"allow": false}, {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]}"#;
     for (rules, expected) in [
         (r#"{"devices": [{"allow": false}]}"#, libc::EPERM),
         (kmsg, 0),

@@ -338,8 +338,8 @@ fn stats() -> Done {
     let dir = main_dir(&group);
     // The kernel brings memory.stat up to date every two seconds or so.
     eventually("grown", || match group.0.stats().unwrap() {
-        Stats::V1(s) => s.memory.stat.total_rss > 20 << 20 && s.cpu.user > 0 && s.cpu.throttled_periods > 0,
-        Stats::V2(s) => s.memory.stat.anon > 20 << 20 && s.cpu.user_usec > 0 && s.cpu.nr_throttled > 0,
+        Stats::V1(s) => s.memory.stat.total_rss > 20 << 20 && s.cpu.user > 0 && s.cpu.throttled_time > 0,
+        Stats::V2(s) => s.memory.stat.anon > 20 << 20 && s.cpu.user_usec > 0 && s.cpu.throttled_usec > 0,
     });
     let pages = rustix::fs::statfs("/dev/hugepages").is_ok() || Path::new("/sys/kernel/mm/hugepages").exists();
     match group.0.stats().unwrap() {

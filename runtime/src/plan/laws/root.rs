@@ -7,7 +7,7 @@ use crate::plan::{Dir, Op, Plan, Slot, Step};
 pub(super) fn root(plan: &Plan) -> Option<String> {
     let slash = |o: &Op| matches!(*o, Op::Propagation { mount: None, path, .. } if plan.text(path) == "/");
     let private = all(plan, slash);
-    let moved = all(plan, |o| matches!(o, Op::MoveMount { .. }));
+    let moved = all(plan, |o| matches!(o, Op::MoveMount { .. } | Op::MoveMountTo { .. }));
     if moved.first().is_some_and(|m| private.first().is_none_or(|p| p > m)) {
         return Some("mounts of the child show on the host".into());
     }
@@ -45,7 +45,9 @@ pub(super) fn root(plan: &Plan) -> Option<String> {
     };
     let entered = all(plan, inside).pop()?;
     plan.child[entered + 1..].iter().find_map(|step| match step.op {
-        Op::OpenTree { dir: Dir::Cwd, path, .. } => Some(format!("{:?} by name inside", plan.text(path))),
+        Op::OpenTree { dir: Dir::Cwd, path, .. } | Op::OpenTreeAttr { dir: Dir::Cwd, path, .. } => {
+            Some(format!("{:?} by name inside", plan.text(path)))
+        }
         Op::Open { dir: Dir::Cwd, path, .. } if plan.given.init.is_none() || plan.text(path) != "/" => {
             Some(format!("{:?} by name inside", plan.text(path)))
         }
@@ -71,9 +73,9 @@ pub(super) fn opens(plan: &Plan) -> Option<String> {
         for (i, step) in plan.section(section).iter().enumerate() {
             let at = |what: &str| Some(format!("{} {i}: {what}", section.name()));
             let (dir, path, flags) = match step.op {
-                Op::Open { dir, path, flags, .. } | Op::OpenTree { dir, path, flags, .. } => {
-                    (dir, plan.text(path), flags)
-                }
+                Op::Open { dir, path, flags, .. }
+                | Op::OpenTree { dir, path, flags, .. }
+                | Op::OpenTreeAttr { dir, path, flags, .. } => (dir, plan.text(path), flags),
                 _ => continue,
             };
             if !has(flags, libc::O_CLOEXEC) {
@@ -84,7 +86,10 @@ pub(super) fn opens(plan: &Plan) -> Option<String> {
             }
             let (Dir::At(slot), Op::Open { .. }) = (dir, step.op) else { continue };
             let new = has(flags, libc::O_CREAT) && has(flags, libc::O_EXCL) && has(flags, libc::O_NOFOLLOW);
-            let harmless = has(flags, libc::O_PATH) || has(flags, libc::O_NONBLOCK) || path == "dev/pts/ptmx";
+            let before = i.checked_sub(1).and_then(|before| plan.section(section).get(before)).map(|s| s.op);
+            let devpts =
+                matches!(before, Some(Op::CheckFs { slot: looked, magic: 0x1cd1, is: true }) if looked == slot);
+            let harmless = has(flags, libc::O_PATH) || has(flags, libc::O_NONBLOCK) || (devpts && path == "ptmx");
             if !trusted(plan, slot) && !new && !harmless {
                 return at(&format!("{path:?} may be anything"));
             }
@@ -131,6 +136,21 @@ pub(super) fn paths(plan: &Plan) -> Option<String> {
             {
                 return Some(format!("child {i}: {:?} may leave the root", plan.text(path)));
             }
+            Op::MoveMountTo { dir, name, .. }
+            | Op::OpenTree { dir: Dir::At(dir), path: name, .. }
+            | Op::OpenTreeAttr { dir: Dir::At(dir), path: name, .. }
+                if !plan.text(name).is_empty() =>
+            {
+                let fresh = |s: &Step| matches!(s.op, Op::Fsmount { into, .. } if into == dir);
+                let name = plan.text(name);
+                if name.contains('/') || name.starts_with('.') || !plan.child[..i].iter().any(fresh) {
+                    return Some(format!("child {i}: {name:?} may be anything"));
+                }
+                if matches!(step.op, Op::OpenTree { flags, .. } | Op::OpenTreeAttr { flags, .. } if flags & libc::AT_SYMLINK_NOFOLLOW as u32 == 0)
+                {
+                    return Some(format!("child {i}: {name:?} may be a link"));
+                }
+            }
             _ => {}
         }
     }
@@ -150,10 +170,11 @@ pub(super) fn attached(plan: &Plan) -> Option<String> {
                     }
                     into
                 }
-                Op::OpenTree { flags, into, .. } if flags & 1 != 0 => into,
+                Op::OpenTree { flags, into, .. } | Op::OpenTreeAttr { flags, into, .. } if flags & 1 != 0 => into,
                 _ => continue,
             };
-            let moved = |s: &Step| matches!(s.op, Op::MoveMount { from, .. } if from == tree);
+            let moved =
+                |s: &Step| matches!(s.op, Op::MoveMount { from, .. } | Op::MoveMountTo { from, .. } if from == tree);
             if !plan.child.iter().any(moved) {
                 return Some(format!("{} {i}: <{}> is never attached", section.name(), plan.slot_name(tree)));
             }
