@@ -9,12 +9,22 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The image of pods' first containers.
 const PAUSE: &str = "docker.io/library/mini-pause:latest";
+/// Of the enumeration NamespaceMode, as a number because crictl reads no names: the pod's namespace.
+pub const POD: u32 = 0;
+/// A namespace of the container's own.
+pub const CONTAINER: u32 = 1;
+/// The node's.
+pub const NODE: u32 = 2;
+/// That of another container.
+pub const TARGET: u32 = 3;
+
 /// A tmpfs of each host: CNI's own caches have their place built in.
 const CNI: &str = "/var/lib/cni";
 
@@ -156,6 +166,7 @@ pub struct Cri<'a> {
     made: Mutex<Vec<String>>,
     /// The pods' groups: made by runtimes here, but owned by the kubelet, whose part the client plays.
     groups: Mutex<Vec<String>>,
+    count: AtomicU32,
     pods: Mutex<Vec<String>>,
 }
 
@@ -198,7 +209,7 @@ impl<'a> Cri<'a> {
         });
         let calls = Mutex::new((client.stdin.take().ok_or("no stdin")?, 0));
         let (client, made, groups, pods) = (Mutex::new(client), Mutex::default(), Mutex::default(), Mutex::default());
-        let cri = Cri { bed, client, calls, waiting, made, groups, pods };
+        let cri = Cri { bed, client, calls, waiting, made, groups, count: AtomicU32::new(0), pods };
         crate::eventually(LIMIT, || {
             let conditions = cri.call("Status", json!({}))?["status"]["conditions"].clone();
             // Other conditions are about the configuration and the host, as a deprecated cgroup v1.
@@ -267,14 +278,14 @@ impl<'a> Cri<'a> {
 
     /// A pod's configuration: the test's name, its own cgroup, its log directory; the patch laid over it.
     pub fn pod_config(&self, patch: Value) -> Outcome<Value> {
-        let number = lock(&self.groups).len();
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", self.bed.name());
         let mut config = json!({
             "metadata": { "name": name, "uid": format!("uid-{name}"), "namespace": "default", "attempt": 0 },
             "hostname": name.chars().take(60).collect::<String>(),
             "log_directory": self.bed.directory(&format!("logs-{number}"))?,
             "linux": { "cgroup_parent": format!("/{}/{name}", self.bed.containerd.namespace),
-                "security_context": { "namespace_options": { "pid": "CONTAINER" } } },
+                "security_context": { "namespace_options": { "pid": CONTAINER } } },
         });
         merge(&mut config, patch);
         Ok(config)
@@ -289,13 +300,18 @@ impl<'a> Cri<'a> {
     pub fn pod_on(&self, handler: &str, patch: Value) -> Outcome<Pod<'_, 'a>> {
         let config = self.pod_config(patch)?;
         // Noted before it is made: a failed RunPodSandbox may leave nothing below it either.
-        lock(&self.groups).extend(config["linux"]["cgroup_parent"].as_str().map(str::to_owned));
+        self.group_of(&config);
         let request = json!({ "config": config, "runtime_handler": handler });
         let reply = self.call("RunPodSandbox", request)?;
         let id = reply["pod_sandbox_id"].as_str().ok_or("no pod_sandbox_id")?.to_owned();
         lock(&self.pods).push(id.clone());
         lock(&self.made).push(id.clone());
         Ok(Pod { cri: self, id, config })
+    }
+
+    /// Has the group of a pod with that configuration removed at the end.
+    pub fn group_of(&self, config: &Value) {
+        lock(&self.groups).extend(config["linux"]["cgroup_parent"].as_str().map(str::to_owned));
     }
 
     /// Leaves a pod that the test has removed itself out of the removal; it is still looked for.
@@ -374,7 +390,7 @@ impl Pod<'_, '_> {
             "image": { "image": crate::containerd::IMAGE },
             "command": ["sh", "-c", script],
             "log_path": format!("{name}.log"),
-            "linux": { "security_context": { "namespace_options": { "pid": "CONTAINER" } } },
+            "linux": { "security_context": { "namespace_options": { "pid": CONTAINER } } },
         });
         merge(&mut config, patch);
         config
