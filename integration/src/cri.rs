@@ -80,6 +80,8 @@ fn tables(images: &str, runtime: &str, containerd: &Containerd) -> Outcome<Strin
         Version::C1_6 => format!("bin_dir = {plugins:?}"),
         _ => format!("bin_dirs = [{plugins:?}]"),
     };
+    // Of 2.0 and newer: an exec sync whose grandchildren keep its pipes is answered after this time.
+    let drain = if containerd.version == Version::C1_6 { "" } else { "drain_exec_sync_io_timeout = \"2s\"" };
     let shim = crate::containerd::bin_dir()?.join("containerd-shim-mini-v2");
     let default = handler(containerd.runtime);
     // This root may lack CAP_SYS_RESOURCE, as in nested containers: then no score can be lowered.
@@ -87,6 +89,7 @@ fn tables(images: &str, runtime: &str, containerd: &Containerd) -> Outcome<Strin
         r#"[plugins."{images}"]
 {sandbox}
 restrict_oom_score_adj = true
+{drain}
 [plugins."{runtime}".cni]
 {bin}
 conf_dir = "{CNI}/net.d"
@@ -210,8 +213,14 @@ impl<'a> Cri<'a> {
         let calls = Mutex::new((client.stdin.take().ok_or("no stdin")?, 0));
         let (client, made, groups, pods) = (Mutex::new(client), Mutex::default(), Mutex::default(), Mutex::default());
         let cri = Cri { bed, client, calls, waiting, made, groups, count: AtomicU32::new(0), pods };
+        cri.wait_ready()?;
+        Ok(cri)
+    }
+
+    /// Waits until the node is ready, as after a restart of containerd.
+    pub fn wait_ready(&self) -> Outcome {
         crate::eventually(LIMIT, || {
-            let conditions = cri.call("Status", json!({}))?["status"]["conditions"].clone();
+            let conditions = self.call("Status", json!({}))?["status"]["conditions"].clone();
             // Other conditions are about the configuration and the host, as a deprecated cgroup v1.
             let ready = |kind: &str| {
                 conditions
@@ -220,8 +229,7 @@ impl<'a> Cri<'a> {
             };
             ensure!(ready("RuntimeReady") && ready("NetworkReady"), "the node is not ready: {conditions}");
             Ok(())
-        })?;
-        Ok(cri)
+        })
     }
 
     /// Sends a call.
@@ -377,8 +385,13 @@ pub struct Executed {
 impl Executed {
     /// Its output if the exit code is 0.
     pub fn ok(self) -> Outcome<String> {
-        ensure!(self.code == 0, "exit code {}\nstdout: {}\nstderr: {}", self.code, self.stdout, self.stderr);
+        ensure!(self.code == 0, "{}", self.report());
         Ok(self.stdout)
+    }
+
+    /// All of it, for messages.
+    pub fn report(&self) -> String {
+        format!("exit code {}\nstdout: {}\nstderr: {}", self.code, self.stdout, self.stderr)
     }
 }
 

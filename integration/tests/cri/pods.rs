@@ -106,7 +106,8 @@ fn names_and_stamps(bed: &Bed) -> Outcome {
     with(bed, |cri| {
         let labels = json!({ "app": "test", "tier": "back" });
         let pod = cri.pod(json!({ "labels": labels, "annotations": { "a": "b" } }))?;
-        let id = pod.create("one", "exit 4", json!({ "labels": { "of": "container" }, "annotations": { "c": "d" } }))?;
+        let id =
+            pod.create("one", "exit 4", json!({ "labels": { "of": "container" }, "annotations": { "c": "d" } }))?;
         let status = pod.status(&id)?;
         ensure!(status["state"].is_null() || status["state"] == "CONTAINER_CREATED", "before the start: {status}");
         pod.start(&id)?;
@@ -138,7 +139,10 @@ fn shared_pid_namespace(bed: &Bed) -> Outcome {
         let pod = cri.pod(shared.clone())?;
         let (one, two) = (pod.run("one", SLEEPER, shared.clone())?, pod.run("two", "exec sleep 76543", shared)?);
         let pause = namespace_of(bed, pod.pause_pid()?, "pid")?;
-        ensure!(namespace(&pod, &one, "pid")? == pause && namespace(&pod, &two, "pid")? == pause, "not pause's namespace");
+        ensure!(
+            namespace(&pod, &one, "pid")? == pause && namespace(&pod, &two, "pid")? == pause,
+            "not pause's namespace"
+        );
         let first = pod.exec(&one, "tr '\\0' ' ' </proc/1/cmdline; pidof sleep >&2")?.ok()?;
         ensure!(first.starts_with("/pause"), "the first process of the pod is {first:?}");
         // They see each other, and the death of one's init leaves the others alone.
@@ -295,13 +299,19 @@ fn stop_kills_after_its_time(bed: &Bed) -> Outcome {
 fn exits_have_codes_and_reasons(bed: &Bed) -> Outcome {
     with(bed, |cri| {
         let pod = cri.pod(json!({}))?;
-        for (script, code, reason) in
-            [("true", 0, "Completed"), ("exit 7", 7, "Error"), ("exit 255", 255, "Error"), ("kill -9 $$; sleep 9", 0, "Completed")]
-        {
+        for (script, code, reason) in [
+            ("true", 0, "Completed"),
+            ("exit 7", 7, "Error"),
+            ("exit 255", 255, "Error"),
+            ("kill -9 $$; sleep 9", 0, "Completed"),
+        ] {
             let id = pod.run("one", script, json!({ "metadata": { "attempt": code } }))?;
             // A signal from inside does not kill the first process of a pid namespace.
             let status = pod.wait_exited(&id)?;
-            ensure!(status["exit_code"].as_i64().unwrap_or(0) == code && status["reason"] == reason, "{script}: {status}");
+            ensure!(
+                status["exit_code"].as_i64().unwrap_or(0) == code && status["reason"] == reason,
+                "{script}: {status}"
+            );
             cri.call("RemoveContainer", json!({ "container_id": id }))?;
         }
         Ok(())
@@ -312,7 +322,11 @@ fn container_that_does_not_start(bed: &Bed) -> Outcome {
     with(bed, |cri| {
         let pod = cri.pod(json!({}))?;
         for (command, words) in [("no-such-program", "no-such-program"), ("/etc/passwd", "permission denied")] {
-            let id = pod.create("bad", "", json!({ "command": [command], "metadata": { "name": command.replace('/', "-") } }))?;
+            let id = pod.create(
+                "bad",
+                "",
+                json!({ "command": [command], "metadata": { "name": command.replace('/', "-") } }),
+            )?;
             cri.refused("StartContainer", json!({ "container_id": id }), words)?;
             let status = pod.status(&id)?;
             ensure!(status["exit_code"] == 128 && status["reason"] == "StartError", "{status}");
@@ -419,7 +433,10 @@ fn pods_at_once(bed: &Bed) -> Outcome {
                 cri.remove_pod(&pod.id)
             };
             let running: Vec<_> = (0..count).map(|_| scope.spawn(one)).collect();
-            running.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".into()))).collect()
+            running
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".into())))
+                .collect()
         });
         outcomes.into_iter().collect()
     })
@@ -433,7 +450,9 @@ fn hosts_file_and_resolver(bed: &Bed) -> Outcome {
         let pod = cri.pod(json!({ "dns_config": dns }))?;
         let mount = json!({ "mounts": [{ "host_path": hosts, "container_path": "/etc/hosts" }] });
         let log = pod.output("one", "cat /etc/resolv.conf /etc/hosts", mount)?;
-        for line in ["search default.svc\n", "nameserver 10.96.0.10\n", "options ndots:5\n", "10.1.2.3 from-the-kubelet\n"] {
+        for line in
+            ["search default.svc\n", "nameserver 10.96.0.10\n", "options ndots:5\n", "10.1.2.3 from-the-kubelet\n"]
+        {
             ensure!(log.contains(line), "{line:?} is missing in {log}");
         }
         Ok(())
