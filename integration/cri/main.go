@@ -31,6 +31,9 @@ import (
 // The longest that a call may take; tests have limits of their own that are shorter.
 const limit = 5 * time.Minute
 
+// The largest answer, as the kubelet takes it.
+const largest = 16 << 20
+
 type call struct {
 	Tag     int             `json:"tag"`
 	Method  string          `json:"method"`
@@ -49,7 +52,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: cri ADDRESS")
 		os.Exit(2)
 	}
-	server, err := grpc.NewClient(os.Args[1], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	server, err := grpc.NewClient(os.Args[1], grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(largest)))
 	if err == nil {
 		err = serve(server, os.Stdin, os.Stdout)
 	}

@@ -187,8 +187,11 @@ impl Compiler<'_> {
             Some(visible) => self.move_root(slot, visible),
             None => {
                 self.b.op(Op::PivotRoot);
-                // The old root lies on top of the new one now. What leaves it must not leave the host.
-                self.b.op(Op::Propagation { mount: None, path: dot, flags: libc::MS_SLAVE | libc::MS_REC });
+                // The old root lies on top of the new one now. What leaves it must not leave the host. mount(2) does not go
+                // up to it from "." (umount2(2) does), it would cut the container's volumes off the host instead: a `..` that
+                // ends at the root goes up.
+                let above = self.b.str("/..");
+                self.b.op(Op::Propagation { mount: None, path: above, flags: libc::MS_SLAVE | libc::MS_REC });
                 self.b.op(Op::Umount { path: dot, flags: libc::MNT_DETACH as u32 });
             }
         }

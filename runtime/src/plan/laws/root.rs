@@ -27,7 +27,7 @@ pub(super) fn root(plan: &Plan) -> Option<String> {
     for i in all(plan, |o| matches!(o, Op::PivotRoot)) {
         let slave = |s: &Step| {
             matches!(s.op, Op::Propagation { mount: None, path, flags }
-                if plan.text(path) == "." && flags & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0 && flags & libc::MS_REC != 0)
+                if plan.text(path) == "/.." && flags & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0 && flags & libc::MS_REC != 0)
         };
         let gone = |s: &Step| matches!(s.op, Op::Umount { path, flags } if plan.text(path) == "." && flags == libc::MNT_DETACH as u32);
         if !(plan.child.get(i + 1).is_some_and(slave) && plan.child.get(i + 2).is_some_and(gone)) {
@@ -50,7 +50,7 @@ pub(super) fn root(plan: &Plan) -> Option<String> {
             Some(format!("{:?} by name inside", plan.text(path)))
         }
         Op::Umount { path, .. } | Op::Propagation { mount: None, path, .. }
-            if ![".", "/"].contains(&plan.text(path).as_str()) =>
+            if ![".", "/", "/.."].contains(&plan.text(path).as_str()) =>
         {
             Some(format!("{:?} by name inside", plan.text(path)))
         }
