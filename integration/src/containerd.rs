@@ -188,14 +188,15 @@ impl Containerd {
             Version::C1_6 => (2, r#""io.containerd.grpc.v1.cri""#),
             _ => (3, r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime""#),
         };
-        self.write_config(format, &format!("{cri}, "), "")
+        self.write_config(format, "", &format!("{cri}, "), "")
     }
 
     /// Writes config.toml: without what would leave directories of its own outside root and state (nri, opt), without
     /// the snapshotters nobody uses here, without the plugins named (each with quotes and a comma).
-    fn write_config(&self, format: u32, without: &str, more: &str) -> Outcome {
+    fn write_config(&self, format: u32, keys: &str, without: &str, tables: &str) -> Outcome {
         let config = format!(
             r#"version = {format}
+{keys}
 root = "{root}"
 state = "{STATE}"
 disabled_plugins = [{without}"io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt",
@@ -206,18 +207,23 @@ disabled_plugins = [{without}"io.containerd.nri.v1.nri", "io.containerd.internal
 address = "{SOCKET}"
 [debug]
 level = "debug"
-{more}"#,
+{tables}"#,
             root = self.directory.path().join("root").display(),
         );
         std::fs::write(self.directory.path().join("config.toml"), config)?;
         Ok(())
     }
 
-    /// Restarts it with CRI and more tables in its config, in the format of that number.
-    pub fn restart_with_cri(&self, format: u32, tables: &str) -> Outcome {
+    /// Restarts it with CRI, and with more keys and tables in its config, which is in the format of that number.
+    pub fn restart_with_cri(&self, format: u32, keys: &str, tables: &str) -> Outcome {
         self.kill()?;
-        self.write_config(format, "", tables)?;
+        self.write_config(format, keys, "", tables)?;
         self.restart()
+    }
+
+    /// The file of its configuration.
+    pub fn config(&self) -> PathBuf {
+        self.directory.path().join("config.toml")
     }
 
     fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The image of pods' first containers.
-const PAUSE: &str = "docker.io/library/mini-pause:latest";
+pub const PAUSE: &str = "docker.io/library/mini-pause:latest";
 /// Of the enumeration NamespaceMode, as a number because crictl reads no names: the pod's namespace.
 pub const POD: u32 = 0;
 /// A namespace of the container's own.
@@ -57,16 +57,27 @@ pub fn prepare(containerd: &Arc<Containerd>) -> Outcome {
     setup.write(network().to_string().as_bytes())?;
     drop(setup.take_stdin());
     setup.wait()?.ok()?;
-    containerd.restart_with_cri(if containerd.version == Version::C1_6 { 2 } else { 3 }, &tables)?;
+    containerd.restart_with_cri(format(containerd.version), "", &tables)?;
+    import(containerd)?;
+    // What a first pod makes and every later one uses: the bridge, directories.
+    let warm = Bed::new(containerd.clone(), "warm-up");
+    with(&warm, |cri| cri.pod(json!({}))?.output("one", "true", json!({})).map(drop))?;
+    containerd.note_before()
+}
+
+/// The format of config.toml that a version is given.
+pub fn format(version: Version) -> u32 {
+    if version == Version::C1_6 { 2 } else { 3 }
+}
+
+/// Puts the images into Kubernetes' namespace.
+pub fn import(containerd: &Containerd) -> Outcome {
     for archive in ["cri/pause.tar", "image/busybox.tar"] {
         let archive = crate::containerd::testbed().join(archive).display().to_string();
         let words = ["--namespace", "k8s.io", "images", "import", "--snapshotter", "overlayfs", &archive];
         containerd.ctr(&words)?.ok()?;
     }
-    // What a first pod makes and every later one uses: the bridge, directories.
-    let warm = Bed::new(containerd.clone(), "warm-up");
-    with(&warm, |cri| cri.pod(json!({}))?.output("one", "true", json!({})).map(drop))?;
-    containerd.note_before()
+    Ok(())
 }
 
 /// The tables of config.toml: `images` and `runtime` are the plugins' names, one and the same in 1.x.
@@ -432,9 +443,10 @@ impl Pod<'_, '_> {
         Ok(id)
     }
 
-    /// Creates and starts one, waits for its end with code 0 and returns what it logged.
+    /// Creates and starts one, waits for its end with code 0 and returns what it logged: its errors come through the
+    /// same stream as its output, for the order of two in a log is anybody's.
     pub fn output(&self, name: &str, script: &str, patch: Value) -> Outcome<String> {
-        let id = self.run(name, script, patch)?;
+        let id = self.run(name, &format!("exec 2>&1\n{script}"), patch)?;
         let status = self.wait_exited(&id)?;
         let log = self.log(name)?;
         ensure!(status["exit_code"].as_i64().unwrap_or(0) == 0, "{name} ended with {status}\nits log: {log}");

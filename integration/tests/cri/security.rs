@@ -22,7 +22,7 @@ pub const CASES: &[Case] = cases![
     recursively_read_only_volumes,
     propagation_of_mounts,
     user_namespaces,
-    user_namespace_of_the_node_for_one_handler_each,
+    user_namespaces_by_handler,
 ];
 
 /// A patch: the security context of a container.
@@ -297,7 +297,7 @@ fn user_namespaces(bed: &Bed) -> Outcome {
 }
 
 /// Every way to name the runtime (with an options table of its own CRI itself fails: it takes it for runc's).
-fn user_namespace_of_the_node_for_one_handler_each(bed: &Bed) -> Outcome {
+fn user_namespaces_by_handler(bed: &Bed) -> Outcome {
     with(bed, |cri| {
         let handlers = cri::handlers(&bed.containerd).iter().filter(|name| **name != "mini-options");
         handlers.into_iter().try_for_each(|handler| user_namespace_on(bed, cri, handler))

@@ -114,11 +114,11 @@ fn probes(bed: &Bed) -> Outcome {
             Ok(())
         };
         (0..4).try_for_each(probe)?;
-        let before = residue::descriptors(&bed.containerd, shim)?.len();
+        let before = residue::descriptors(&bed.containerd, shim)?;
         (0..60).try_for_each(probe)?;
         eventually(LIMIT, || {
-            let now = residue::descriptors(&bed.containerd, shim)?.len();
-            ensure!(now <= before, "the shim had {before} descriptors and has {now} after the probes");
+            let now = residue::descriptors(&bed.containerd, shim)?;
+            ensure!(now.len() <= before.len(), "the shim had {before:?} and has {now:?} after the probes");
             Ok(())
         })?;
         let zombies = bed.containerd.host.processes()?.into_iter().filter(|(pid, argv)| {
