@@ -154,7 +154,7 @@ fn life(version: Version) -> Outcome {
     let (shim, (other, broken)) = (shim()?, other_shims(&node)?);
     if version == Version::C1_6 {
         let refused = node.install("install", &shim)?.failed_with("forgets settings")?;
-        ensure!(refused.errors().contains("sandbox_image"), "{}", refused.report());
+        ensure!(refused.errors().contains("runtimes.runc.options"), "{}", refused.report());
         return node.assert_clean();
     }
     node.install("install", &broken)?.failed_with("was taken back")?;
