@@ -1,7 +1,7 @@
 //! The harness itself: what it is there to notice, it notices.
 
 use integration::containerd::testbed;
-use integration::{Bed, Outcome, cases, ensure, suite};
+use integration::{Bed, Outcome, cases, ensure, eventually, suite};
 use std::time::Duration;
 
 fn inside(bed: &Bed, script: &str) -> Outcome {
@@ -14,10 +14,15 @@ fn inside(bed: &Bed, script: &str) -> Outcome {
 fn noticed(bed: &Bed, done: &str, undone: &str, words: &str) -> Outcome {
     let before = integration::residue::Residue::of(&bed.containerd)?;
     inside(bed, done)?;
-    let verdict = before.assert_unchanged_after(&bed.containerd, Duration::ZERO);
+    // A program started in the background may not have been executed yet when the shell is gone.
+    let verdict = eventually(Duration::from_secs(5), || {
+        let verdict = before.assert_unchanged_after(&bed.containerd, Duration::ZERO);
+        let message = verdict.err().and_then(|error| error.message().map(str::to_owned)).unwrap_or_default();
+        ensure!(message.contains(words), "{done:?} was not noticed: {message:?}");
+        Ok(())
+    });
     inside(bed, undone)?;
-    let message = verdict.err().and_then(|error| error.message().map(str::to_owned)).unwrap_or_default();
-    ensure!(message.contains(words), "{done:?} was not noticed: {message:?}");
+    verdict?;
     before.assert_unchanged_after(&bed.containerd, Duration::from_secs(5))
 }
 

@@ -1,7 +1,7 @@
-//! Control groups with the cgroupfs driver, on version 1, version 2, and both at once.
+//! Control groups, made by us or by systemd, on version 1, version 2, and both at once.
 //!
 //! A container has one group on every hierarchy that is mounted. [`Layout`] says which there are; [`Cgroup::create`]
-//! makes the groups, [`Cgroup::attach`] hands out what a child needs to be born in them, [`Cgroup::apply`] writes the
+//! makes the groups (or [`Cgroup::create_by_systemd`] has them made), [`Cgroup::attach`] hands out what a child needs to be born in them, [`Cgroup::apply`] writes the
 //! limits, and the rest is the life of the group until [`Cgroup::remove`]. Each controller is used where it is: on a
 //! hybrid host most are on version 1 and some may be on the `unified` tree, so version 1 and 2 are not two drivers but
 //! a property of each controller's [`Place`].
@@ -15,10 +15,12 @@ mod layout;
 mod limits;
 mod oom;
 mod stats;
+mod systemd;
 mod tree;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -26,8 +28,9 @@ use serde::{Deserialize, Serialize};
 
 pub use freeze::Freezer;
 pub use layout::{Hierarchy, Layout, Unified};
-pub use oom::Oom;
+pub use oom::{Kills, Limit, Oom};
 pub use stats::*;
+pub use systemd::Unit;
 
 use crate::error::{Error, Kind, Result};
 use crate::spec::Resources;
@@ -68,6 +71,9 @@ pub struct Record {
     pub v1: Vec<Place>,
     /// The group in the version 2 tree, if there is one.
     pub unified: Option<Place>,
+    /// The unit, if systemd has made the groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<Unit>,
 }
 
 impl Record {
@@ -93,6 +99,28 @@ impl Record {
     fn places(&self) -> impl Iterator<Item = &Place> {
         self.v1.iter().chain(&self.unified)
     }
+
+    fn places_mut(&mut self) -> impl Iterator<Item = &mut Place> {
+        self.v1.iter_mut().chain(&mut self.unified)
+    }
+
+    /// The present content of a controller's file.
+    fn current(&self, controller: &str, file: &str) -> Option<String> {
+        let (_, dir) = self.find(controller)?;
+        file::get(&dir.join(file)).ok()
+    }
+
+    /// What a request comes to on this host.
+    fn writes(&self, r: &Resources) -> Result<Vec<limits::Write>> {
+        let host = limits::Host {
+            version: &|name| self.find(name).map(|(version, _)| version),
+            current: &|controller, file| self.current(controller, file),
+            unified: self.is_unified(),
+        };
+        let writes = limits::list(r, &host)?;
+        limits::refuse_threaded(&writes, self)?;
+        Ok(writes)
+    }
 }
 
 /// How long a removal waits, in all, for processes that are on their way out.
@@ -103,6 +131,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Cgroup {
     record: Record,
     stats: stats::Dirs,
+    unsettled: Mutex<systemd::Unsettled>,
+    /// Its version 2 group was there before us, and may have been killed once: see [`Cgroup::attach_by_file`].
+    used: bool,
 }
 
 /// What a child needs to be in the group from its first instruction on.
@@ -119,22 +150,18 @@ impl Cgroup {
     /// it is resolved. On version 1 the cpuset is inherited, on version 2 controllers are enabled from the top.
     ///
     /// # Errors
-    /// All with the pointer `/linux/cgroupsPath` where the path is to blame: a systemd path, a path to the root, a group
-    /// that has processes or is frozen. Nothing that this call has made is left then.
+    /// All with the pointer `/linux/cgroupsPath` where the path is to blame: a path to the root, a group that has processes
+    /// or is frozen. Nothing that this call has made is left then.
     pub fn create(layout: &Layout, cgroups_path: &str, id: &str) -> Result<Cgroup> {
         let record = layout.place(cgroups_path, id)?;
         let made = tree::make(&record)?;
-        if let Some((version, dir)) = record.freezer()
-            && freeze::held(&dir, version).is_ok_and(|held| held)
-        {
-            let reason = "container's cgroup unexpectedly frozen";
-            return Err(Error::new(Kind::State, "", "", reason).at("/linux/cgroupsPath"));
-        }
+        record.freezer().map_or(Ok(()), |(version, dir)| freeze::refuse_held(&dir, version))?;
         for dir in record.places().map(Place::dir).filter(|dir| !made.contains(dir)) {
             tree::refuse_taken(&dir)?;
         }
+        let used = record.unified.as_ref().is_some_and(|place| !made.contains(&place.dir()));
         made.keep();
-        Ok(Cgroup { record, stats: stats::Dirs::default() })
+        Ok(Cgroup { record, stats: stats::Dirs::default(), used, unsettled: Mutex::default() })
     }
 
     /// The groups of a container that exists, from what [`Cgroup::record`] gave. They may be gone; then the calls on
@@ -147,7 +174,7 @@ impl Cgroup {
         if !layout.knows(record) || !record.places().all(sound) || record.places().next().is_none() {
             return Err(Error::new(Kind::Invalid, "", "", "the recorded cgroup is not one of this host"));
         }
-        Ok(Cgroup { record: record.clone(), stats: stats::Dirs::default() })
+        Ok(Cgroup { record: record.clone(), stats: stats::Dirs::default(), used: false, unsettled: Mutex::default() })
     }
 
     /// Where the groups are.
@@ -168,6 +195,20 @@ impl Cgroup {
     /// # Errors
     /// As there; and a `..` in the path.
     pub fn attach_to(&self, sub: &str) -> Result<Attach> {
+        self.attach_how(sub, self.used)
+    }
+
+    /// [`Cgroup::attach_to`] for a group in which a process is killed at birth, as the kernel does with `CLONE_INTO_CGROUP`
+    /// once `cgroup.kill` was written there, for as long as the group exists (docs/kernel.md): the child, born beside us,
+    /// moves there by itself. Slower, because that waits for all processors.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn attach_by_file(&self, sub: &str) -> Result<Attach> {
+        self.attach_how(sub, true)
+    }
+
+    fn attach_how(&self, sub: &str, by_file: bool) -> Result<Attach> {
         if sub.split('/').any(|part| part == "..") {
             return Err(Error::new(Kind::Invalid, "", "", format!("bad sub cgroup path: {sub}")));
         }
@@ -177,10 +218,9 @@ impl Cgroup {
         for place in &self.record.v1 {
             if place.has("cpuset") {
                 let mut dir = place.dir();
-                tree::inherit_cpuset(&dir)?;
                 for part in sub.split('/').filter(|part| !part.is_empty()) {
                     dir.push(part);
-                    tree::inherit_cpuset(&dir)?;
+                    tree::inherit_cpuset(&dir, false)?;
                 }
             }
             let path = at(place).join("tasks");
@@ -189,9 +229,10 @@ impl Cgroup {
         }
         let Some(place) = &self.record.unified else { return Ok(Attach { into: None, tasks }) };
         let dir = at(place);
-        if file::get(&dir.join("cgroup.type")).is_ok_and(|t| t.trim() == "threaded") {
+        let threaded = file::get(&dir.join("cgroup.type")).is_ok_and(|t| t.trim() == "threaded");
+        if threaded || by_file {
             // A threaded group takes threads one by one; the child of a clone is one.
-            let path = dir.join("cgroup.threads");
+            let path = dir.join(if threaded { "cgroup.threads" } else { "cgroup.procs" });
             let fd = file::open(&path, OFlags::WRONLY).map_err(|e| file::fault("open", &path, e))?;
             tasks.push((path.to_string_lossy().into_owned(), fd));
             return Ok(Attach { into: None, tasks });
@@ -253,25 +294,26 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::apply`]; what was written before the error stays.
     pub fn update(&self, r: &Resources) -> Result<()> {
-        self.limit(r)?;
+        match &self.record.systemd {
+            None => self.limit(r)?,
+            Some(unit) => {
+                let mut writes = self.record.writes(r)?;
+                self.tell(unit, &mut writes, r)?;
+                limits::perform(&writes, &self.record)?;
+            }
+        }
         if r.devices.is_empty() { Ok(()) } else { devices::apply(&self.record, &r.devices) }
     }
 
-    /// Writes the limits, and leaves the devices alone.
+    /// Writes the limits, and leaves the devices alone. systemd, if it makes the group, has been told already.
     ///
     /// # Errors
     /// As [`Cgroup::apply`].
     pub fn limit(&self, r: &Resources) -> Result<()> {
-        let host = limits::Host {
-            version: &|name| self.record.find(name).map(|(version, _)| version),
-            current: &|controller, name| {
-                let (_, dir) = self.record.find(controller)?;
-                file::get(&dir.join(name)).ok()
-            },
-            unified: self.record.is_unified(),
-        };
-        let writes = limits::list(r, &host)?;
-        limits::refuse_threaded(&writes, &self.record)?;
+        let mut writes = self.record.writes(r)?;
+        if self.record.systemd.is_some() {
+            systemd::round(&self.record, &mut writes);
+        }
         limits::perform(&writes, &self.record)
     }
 
@@ -368,6 +410,25 @@ impl Cgroup {
         stats::read(&self.record, &self.stats)
     }
 
+    /// True while [`Cgroup::stats`], called often, keeps files open; then [`Cgroup::cool`] is to be called every [`SOON`].
+    pub fn is_warm(&self) -> bool {
+        self.stats.files().is_warm()
+    }
+
+    /// Closes the files behind statistics unless they were asked for within [`SOON`]; true if none is open any more.
+    pub fn cool(&self) -> bool {
+        self.stats.files().cool()
+    }
+
+    /// True if nobody has made groups inside this one: then what counts or lists it takes microseconds, and how long is
+    /// not in the container's hands.
+    pub fn is_leaf(&self) -> bool {
+        // A group's directory has a link for each directory in it.
+        let leaf = |place: &Place| rustix::fs::stat(place.dir()).is_ok_and(|stat| stat.st_nlink <= 2);
+        let counted = |place: &&Place| place.has("memory") || place.has("pids");
+        self.record.v1.iter().filter(counted).chain(&self.record.unified).all(leaf)
+    }
+
     /// A watcher for kills by the kernel for want of memory in this group; arm it before the first process starts.
     ///
     /// # Errors
@@ -378,15 +439,23 @@ impl Cgroup {
         if version == Version::V2 && dir.exists() && !dir.join("memory.events").exists() {
             return Err(none()); // the parents do not hand it down
         }
-        Oom::arm(dir, version)
+        let mount = self.record.places().find(|p| p.dir() == dir).map(|p| p.mount.clone()).unwrap_or_default();
+        Oom::arm(&dir, &mount, version)
     }
 
     /// Removes the groups, those that the container made inside first. Waits up to two seconds for processes that are
-    /// just leaving; it kills none. A group that is gone is fine.
+    /// just leaving; it kills none, but systemd does, if it has made the groups: then the unit is stopped. A group that is
+    /// gone is fine.
     ///
     /// # Errors
-    /// The first group that could not be removed; the others are tried all the same.
+    /// The unit or the first group that could not be removed; the others are tried all the same.
     pub fn remove(&self) -> Result<()> {
+        let stopped = self.record.systemd.as_ref().map_or(Ok(()), |unit| self.stop(unit));
+        let removed = self.remove_groups();
+        stopped.and(removed)
+    }
+
+    fn remove_groups(&self) -> Result<()> {
         // Version 2 first: it tells when the last process has left, and then version 1 need not be polled.
         let mut first = Ok(());
         let deadline = Instant::now() + PATIENCE;

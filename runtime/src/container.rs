@@ -41,6 +41,14 @@ pub struct Stdio {
 }
 
 impl Stdio {
+    /// Further descriptors of the same files.
+    fn try_clone(&self) -> Result<Self> {
+        let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
+        let copies =
+            || Ok(Self { stdin: copy(&self.stdin)?, stdout: copy(&self.stdout)?, stderr: copy(&self.stderr)? });
+        copies().map_err(|e: std::io::Error| Error::io("dup", "stdio", &e))
+    }
+
     fn given(&self) -> [bool; 3] {
         [self.stdin.is_some(), self.stdout.is_some(), self.stderr.is_some()]
     }
@@ -72,7 +80,7 @@ pub struct Create<'a> {
     pub no_new_keyring: bool,
     /// Descriptors from 3 on that the process inherits.
     pub preserve_fds: u32,
-    /// The options ask for the systemd driver.
+    /// systemd makes the group: the spec's path is `slice:prefix:name`.
     pub systemd_cgroup: bool,
     /// See [`StartBy`].
     pub start_by: StartBy<'a>,
@@ -134,11 +142,11 @@ impl Container {
     ///
     /// On an error nothing is left behind: no process, mount, group or descriptor.
     pub fn create(host: &Host, request: Create<'_>) -> Result<(Self, Child)> {
-        if request.systemd_cgroup {
-            let reason = "the systemd cgroup driver is not implemented";
-            return Err(Error::unsupported("/linux/cgroupsPath", reason));
-        }
-        let cgroup = Cgroup::create(&host.cgroup, &request.spec.linux.cgroups_path, request.id)?;
+        let cgroup = if request.systemd_cgroup {
+            Cgroup::create_by_systemd(&host.cgroup, request.spec, request.id)?
+        } else {
+            Cgroup::create(&host.cgroup, &request.spec.linux.cgroups_path, request.id)?
+        };
         match make(host, request, &cgroup) {
             Ok(Made { id, bundle, spec, pid, pidfd, rootfs, parked, child }) => {
                 let parked = Mutex::new(Some(parked));
@@ -203,7 +211,18 @@ impl Container {
     ///
     /// On an error nothing is left behind.
     pub fn exec(&self, host: &Host, request: Exec<'_>) -> Result<Child> {
-        let attach = self.cgroup.attach_to(request.cgroup.unwrap_or(""))?;
+        let group = request.cgroup.unwrap_or("");
+        let again = Exec { stdio: request.stdio.try_clone()?, ..request };
+        let mut stillborn = false;
+        match self.exec_in(host, request, self.cgroup.attach_to(group)?, &mut stillborn) {
+            Err(_) if stillborn => self.exec_in(host, again, self.cgroup.attach_by_file(group)?, &mut stillborn),
+            done => done,
+        }
+    }
+
+    /// One attempt. `stillborn`: the child was killed before its first step in the group that it was cloned into.
+    fn exec_in(&self, host: &Host, request: Exec<'_>, attach: Attach, stillborn: &mut bool) -> Result<Child> {
+        let cloned_into = attach.into.is_some();
         let record = self.cgroup.record();
         let plan = compile::exec(&compile::Exec {
             spec: &self.spec,
@@ -224,6 +243,8 @@ impl Container {
         }
         if let Some(slot) = plan.given.root {
             image.give(slot, open_root(self.pid)?);
+            // The number was init's when it was opened if init is there now.
+            self.signal(0)?;
         }
         let into = fill(&mut image, attach, request.stdio, theirs, None);
         let report = Report::new(None)?;
@@ -244,7 +265,9 @@ impl Container {
             restricted: true,
         };
         drop_shared(&mut image);
-        let console = dialogue.serve_to_the_end(Some(&mut image))?;
+        let console = dialogue.serve_to_the_end(Some(&mut image)).inspect_err(|error| {
+            *stillborn = cloned_into && error.kind == Kind::Killed && report.step() == 0 && report.errno() == 0;
+        })?;
         Ok(child.born(console))
     }
 
@@ -344,15 +367,19 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     })?;
     let (gate, file) = match request.start_by {
         StartBy::Us => (None, None),
-        StartBy::Anyone(dir) => start::park_files(dir, &request)?,
+        StartBy::Anyone(dir) => start::park_files(dir, &request, paths(&attach))?,
     };
     let (wire, theirs) = Wire::pair()?;
     let report = Report::new(file.as_ref())?;
     let mut image = Image::new(&plan, request.preserve_fds);
     image.fault = request.fault;
     let into = fill(&mut image, attach, request.stdio, theirs, gate);
+    let inside = into.is_some();
     let mut child = Unborn::spawn(&mut image, &report, into)?;
     drop_shared(&mut image);
+    if inside {
+        cgroup.inhabited()?;
+    }
     cgroup.limit(&spec.linux.resources)?;
     if let Some(uid) = delegate_to(spec) {
         cgroup.delegate(uid)?;
@@ -374,6 +401,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
         restricted: false,
     };
     let console = dialogue.serve_to_the_gate(&mut image)?;
+    cgroup.inhabited()?; // on version 1 it has joined by itself
     drop(image);
     let child = child.born(console);
     let pidfd = child.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;

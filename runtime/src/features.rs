@@ -25,7 +25,7 @@ pub fn features(host: &Host) -> Value {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities(host),
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": seccomp(host),
             "apparmor": {"enabled": true},
             "selinux": {"enabled": false},
@@ -85,6 +85,7 @@ mod tests {
             cgroup: Layout { v1: Vec::new(), unified: None },
             last_cap: 40,
             mount_setattr: true,
+            open_tree_attr: true,
             kcore: true,
             apparmor: false,
             apparmor_attr: "self/attr/exec",

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::cgroup::Layout;
 use crate::error::{Error, Result};
+use crate::kernfs;
 use crate::seccomp::{Arch, Available};
 
 /// What a compilation may depend on beside the spec.
@@ -23,6 +24,8 @@ pub struct Host {
     pub last_cap: u8,
     /// mount_setattr(2) is there (Linux 5.12): recursive attributes and idmapped mounts.
     pub mount_setattr: bool,
+    /// open_tree_attr(2) is there (Linux 6.15).
+    pub open_tree_attr: bool,
     /// /proc/kcore exists, so that /dev/core makes sense.
     pub kcore: bool,
     /// AppArmor is enabled.
@@ -41,8 +44,8 @@ impl Host {
             let reason = format!("Linux {}.{} is too old: 5.10 is the oldest that works", kernel.0, kernel.1);
             return Err(Error::new(crate::error::Kind::Unsupported, "uname", "", reason));
         }
-        let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|e| e.starts_with(b"Y"));
-        let stacked = Path::new("/proc/self/attr/apparmor/exec").exists();
+        let apparmor = kernfs::small("/sys/module/apparmor/parameters/enabled").is_ok_and(|e| e.starts_with('Y'));
+        let stacked = apparmor && Path::new("/proc/self/attr/apparmor/exec").exists();
         Ok(Self {
             kernel,
             arch: Arch::NATIVE,
@@ -50,6 +53,7 @@ impl Host {
             cgroup: Layout::read()?,
             last_cap: last_cap(),
             mount_setattr: kernel >= (5, 12),
+            open_tree_attr: kernel >= (6, 15) && crate::sys::has_open_tree_attr(),
             kcore: Path::new("/proc/kcore").exists(),
             apparmor,
             apparmor_attr: if stacked { "self/attr/apparmor/exec" } else { "self/attr/exec" },
@@ -69,6 +73,6 @@ fn kernel() -> Result<(u32, u32)> {
 
 /// CAP_CHECKPOINT_RESTORE came with 5.9, below our floor, so that the fallback is always right as far as it goes.
 fn last_cap() -> u8 {
-    let text = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap_or_default();
+    let text = kernfs::small("/proc/sys/kernel/cap_last_cap").unwrap_or_default();
     text.trim().parse().unwrap_or(40)
 }

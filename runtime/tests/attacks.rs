@@ -76,7 +76,14 @@ fn runtimes() -> &'static [Runtime] {
 }
 
 fn judge(runtime: &'static Runtime, attack: Attack, falls: bool) -> Result<(), Failed> {
-    let verdict = attack(&mut Bed::new(runtime));
+    let mut verdict = attack(&mut Bed::new(runtime));
+    // A race that is known to be lost may be won for once, on a busy machine above all.
+    for _ in 0..5 {
+        if !(falls && matches!(verdict, Safe(_))) {
+            break;
+        }
+        verdict = attack(&mut Bed::new(runtime));
+    }
     if std::env::args().any(|a| a == "--nocapture") {
         eprintln!("{}: {verdict:?}", runtime.name);
     }

@@ -51,7 +51,7 @@ const OURS: &[Test] = &[
     ("exec_users_are_exact", exec::users_are_exact),
     // runc has no plan
     ("plan_needs_no_privileges", life::plan_needs_no_privileges),
-    // runc has the systemd driver and rootless mode
+    // runc has rootless mode
     ("what_is_not_implemented_is_refused", life::what_is_not_implemented_is_refused),
     // runc answers both starts of a race at times
     ("one_of_many_starts_wins", life::one_of_many_starts_wins),

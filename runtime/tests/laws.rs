@@ -83,7 +83,7 @@ fn machines() -> [Host; 3] {
 fn of_the_spec(plan: &Plan, spec: &Spec) -> Option<String> {
     let opened = |section: Section, source: &str| {
         plan.section(section).iter().any(|s| match s.op {
-            Op::OpenTree { dir: Dir::Cwd, path, .. } => {
+            Op::OpenTree { dir: Dir::Cwd, path, .. } | Op::OpenTreeAttr { dir: Dir::Cwd, path, .. } => {
                 plan.text(path) == source && plan.text(s.from).starts_with("/mounts")
             }
             _ => false,
@@ -122,7 +122,8 @@ fn of_the_spec(plan: &Plan, spec: &Spec) -> Option<String> {
     }
     let covers = |at: &str, i: usize| {
         let from = format!("{at}/{i}");
-        plan.child.iter().any(|s| plan.text(s.from) == from && matches!(s.op, Op::MoveMount { .. }))
+        let moved = |op: &Op| matches!(op, Op::MoveMount { .. } | Op::MoveMountTo { .. });
+        plan.child.iter().any(|s| plan.text(s.from) == from && moved(&s.op))
     };
     let lists =
         [("/linux/maskedPaths", &spec.linux.masked_paths), ("/linux/readonlyPaths", &spec.linux.readonly_paths)];

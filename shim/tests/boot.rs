@@ -79,15 +79,13 @@ impl State {
     fn daemons(&self) -> Vec<u32> {
         let here = self.dir.path().canonicalize().unwrap();
         let pids = fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok());
-        pids.filter(|pid| {
-            fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&here))
-                && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "containerd-shim\n")
-        })
-        .collect()
+        pids.filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&here))).collect()
     }
 
     fn only_daemon(&self) -> u32 {
-        let pids = wait_for(|| Some(self.daemons()).filter(|pids| !pids.is_empty()));
+        let settled =
+            |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "containerd-shim\n");
+        let pids = wait_for(|| Some(self.daemons()).filter(|pids| pids.iter().any(settled)));
         assert_eq!(pids.len(), 1);
         pids[0]
     }
@@ -140,6 +138,10 @@ const PLAIN: &str = r#"{"ociVersion":"1.2.0"}"#;
 fn an_old_containerd_gets_an_address_and_a_daemon() {
     let state = State::new();
     let bundle = state.make("c1", PLAIN);
+    // Left open by whoever calls, as Go programs do between open and fcntl.
+    let leak = bundle.join("config.json");
+    let leaked = fs::File::open(&leak).unwrap();
+    rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
     let url = state.start("c1", b"");
     let socket = path_of(&url);
     assert!(socket.starts_with("/run/containerd/s"), "{}", socket.display());
@@ -156,6 +158,12 @@ fn an_old_containerd_gets_an_address_and_a_daemon() {
     assert_eq!(group, pid.to_string(), "a process group of its own");
     let ours: i32 = proc(std::process::id(), "oom_score_adj").trim().parse().unwrap();
     assert_eq!(proc(pid, "oom_score_adj").trim(), (ours + 1).min(1000).to_string());
+    assert!(
+        !fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .flatten()
+            .any(|fd| fd.path().read_link().is_ok_and(|to| to == leak))
+    );
     let environment = proc(pid, "environ");
     assert!(
         environment.contains("TTRPC_ADDRESS=/run/test/containerd.sock.ttrpc\0")

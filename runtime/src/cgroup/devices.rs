@@ -5,7 +5,9 @@
 
 mod bpf;
 mod list;
+pub(super) mod unit;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -135,9 +137,16 @@ fn apply_v1(dir: &Path, rules: &[Rule]) -> Result<()> {
     };
     let target = list::State::of(rules)?;
     let current = parse(&read()?)?;
+    let mut open: Option<(&str, OwnedFd)> = None;
     for change in current.changes(&target) {
         let path = dir.join(change.file);
-        match file::put(&path, &change.line) {
+        let fd = match open.take() {
+            Some((name, fd)) if name == change.file => fd,
+            _ => file::open(&path, OFlags::WRONLY).map_err(|e| fault("open", &path, e).at(POINTER))?,
+        };
+        let written = file::retry(|| rustix::io::write(&fd, change.line.as_bytes())).map(drop);
+        open = Some((change.file, fd));
+        match written {
             Ok(()) => {}
             // The kernel resets no group that has children. All was allowed before and all shall be: nothing to reset.
             Err(Errno::INVAL) if change.reset && current.allows_all() && target.allows_all() => return Ok(()),
@@ -156,15 +165,16 @@ fn apply_v2(dir: &Path, rules: &[Rule]) -> Result<()> {
     let group = file::open(dir, OFlags::DIRECTORY).map_err(|e| wrong("open", e))?;
     use std::os::fd::AsFd;
     let old = sys::bpf_cgroup_device_programs(group.as_fd());
-    // No program is what "all is allowed" looks like; and where we may not even ask (a user namespace) there is none of
+    // No program of ours is what "all is allowed" looks like; and where we may not even ask (a user namespace) there is none of
     // ours. This keeps privileged containers possible without the right to load programs, as in runc.
     if bpf::allows_all(&program) && old.as_ref().map_or(true, Vec::is_empty) {
         return Ok(());
     }
     let old = old.map_err(|e| wrong("bpf(PROG_QUERY)", e))?;
     let new = sys::bpf_load_cgroup_device(&program).map_err(|e| wrong("bpf(PROG_LOAD)", e))?;
-    // A single predecessor is replaced in one step. Several cannot be ours alone: the new one comes first, because every
-    // attached program must agree to an access, so that no moment allows more than before and after.
+    // Others' programs (systemd has one for a unit with device properties) stay: all that are attached must agree to an
+    // access. Ours is replaced in one step; of several, which only a crash can leave, the new one comes before the old
+    // ones go, so that no moment allows more than before and after.
     let replace = if let [one] = old.as_slice() { Some(one.as_fd()) } else { None };
     sys::bpf_attach_cgroup_device(group.as_fd(), new.as_fd(), replace).map_err(|e| wrong("bpf(PROG_ATTACH)", e))?;
     if old.len() > 1 {

@@ -1,6 +1,5 @@
 //! Reading and writing control files: one open, one read or write, no state.
 
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -8,6 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
+use crate::kernfs;
 
 /// Tries again when a signal came in between.
 pub(super) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
@@ -47,10 +47,7 @@ pub(super) fn text(path: &Path) -> Result<String> {
 
 /// [`text`] with the bare errno.
 pub(super) fn get(path: &Path) -> rustix::io::Result<String> {
-    let mut bytes = Vec::new();
-    let mut file = std::fs::File::from(open(path, OFlags::RDONLY)?);
-    file.read_to_end(&mut bytes).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+    kernfs::small(path)
 }
 
 /// The words of a file.

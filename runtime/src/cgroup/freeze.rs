@@ -54,6 +54,14 @@ pub(super) fn held(dir: &Path, version: Version) -> Result<bool> {
     }
 }
 
+/// Refuses a group in which a new process would stand still for ever; one that is not there is fine.
+pub(super) fn refuse_held(dir: &Path, version: Version) -> Result<()> {
+    if held(dir, version).is_ok_and(|held| held) {
+        return Err(Error::new(Kind::State, "", "", "container's cgroup unexpectedly frozen").at("/linux/cgroupsPath"));
+    }
+    Ok(())
+}
+
 /// Freezes, and returns when everything stands still; thaws again on failure.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use rustix::fs::{FsWord, statfs};
 use super::file;
 use super::{Place, Record};
 use crate::error::{Error, Kind, Result};
+use crate::kernfs;
 
 /// `CGROUP_SUPER_MAGIC`, statfs(2).
 const MAGIC_V1: FsWord = 0x27_e0eb;
@@ -55,8 +56,14 @@ impl Layout {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn read() -> Result<Layout> {
-        let mountinfo = file::text(Path::new("/proc/self/mountinfo"))?;
-        let own = file::text(Path::new("/proc/self/cgroup"))?;
+        Layout::seen_by("/proc/self/cgroup")
+    }
+
+    /// The same with another process's groups in the place of our own.
+    fn seen_by(groups: &str) -> Result<Layout> {
+        let table = "/proc/self/mountinfo";
+        let mountinfo = kernfs::whole(table).map_err(|e| Error::sys("read", table, e))?;
+        let own = file::text(Path::new(groups))?;
         let mut layout = Layout::parse(&mountinfo, &own, &|mount, v2| {
             let magic = if v2 { MAGIC_V2 } else { MAGIC_V1 };
             statfs(mount).is_ok_and(|s| s.f_type == magic)
@@ -113,14 +120,10 @@ impl Layout {
     /// group: ours has processes, and a group with processes cannot hand controllers down.
     ///
     /// # Errors
-    /// `a:b:c` (the systemd driver's form), a path that names the root of a hierarchy, a NUL byte; each with the
-    /// pointer `/linux/cgroupsPath`. No control group file system at all.
+    /// A path that names the root of a hierarchy, a NUL byte; each with the pointer `/linux/cgroupsPath`. No control group
+    /// file system at all.
     pub fn place(&self, cgroups_path: &str, id: &str) -> Result<Record> {
         const POINTER: &str = "/linux/cgroupsPath";
-        if !cgroups_path.starts_with('/') && cgroups_path.split(':').count() == 3 {
-            let reason = "slice:prefix:name asks for the systemd cgroup driver, which is not there yet";
-            return Err(Error::unsupported(POINTER, reason));
-        }
         if self.v1.is_empty() && self.unified.is_none() {
             return Err(Error::new(Kind::Unsupported, "", "", "no control group file system is mounted"));
         }
@@ -145,7 +148,19 @@ impl Layout {
             let own = if self.is_unified() { u.own.rsplit_once('/').map_or("", |(parent, _)| parent) } else { &u.own };
             Place { controllers: u.controllers.clone(), mount: u.mount.clone(), group: below(own) }
         });
-        Ok(Record { v1: hierarchies.collect(), unified })
+        Ok(Record { v1: hierarchies.collect(), unified, systemd: None })
+    }
+
+    /// The groups that a process is in, by its `/proc/PID/cgroup`. Those that are the root have an empty path.
+    pub(super) fn of_process(groups: &str) -> Result<Record> {
+        let seen = Layout::seen_by(groups)?;
+        let place = |mount: &PathBuf, own: &str| Place {
+            controllers: Vec::new(),
+            mount: mount.clone(),
+            group: own.trim_matches('/').to_owned(),
+        };
+        let v1 = seen.v1.iter().map(|h| place(&h.mount, &h.own)).collect();
+        Ok(Record { v1, unified: seen.unified.map(|u| place(&u.mount, &u.own)), systemd: None })
     }
 
     /// True if a record's groups lie on hierarchies that this machine has.
@@ -294,8 +309,7 @@ mod tests {
         for bad in ["/", "/..", "a/..", "..", "/a\0"] {
             assert_eq!(layout.place(bad, "id").unwrap_err().from, "/linux/cgroupsPath", "{bad:?}");
         }
-        let systemd = layout.place("system.slice:mini:c1", "id").unwrap_err();
-        assert_eq!((systemd.kind, systemd.from.as_str()), (Kind::Unsupported, "/linux/cgroupsPath"));
+        assert_eq!(groups("system.slice:mini:c1")[0], "system.slice:mini:c1", "a name as good as any, as in runc");
         assert_eq!(groups("/a:b:c")[0], "a:b:c");
     }
 }

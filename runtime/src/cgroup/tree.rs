@@ -30,6 +30,14 @@ impl Made {
         self.dirs.iter().any(|d| d == dir)
     }
 
+    /// The same for a group whose parents may be missing: false.
+    fn leaf(&mut self, dir: &Path) -> Result<bool> {
+        match self.dir(dir) {
+            Err(e) if e.kind == Kind::NotFound => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
     fn dir(&mut self, dir: &Path) -> Result<()> {
         match retry(|| rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755))) {
             Ok(()) => self.dirs.push(dir.to_owned()),
@@ -85,12 +93,15 @@ fn chain(place: &Place) -> impl Iterator<Item = PathBuf> + '_ {
 fn make_v1(place: &Place, made: &mut Made) -> Result<()> {
     let cpuset = place.has("cpuset");
     let leaf = place.dir();
+    // Most containers have siblings: their parents are there.
+    if !cpuset && made.leaf(&leaf)? {
+        return Ok(());
+    }
     for dir in chain(place) {
         made.dir(&dir)?;
         if cpuset {
-            match inherit_cpuset(&dir) {
-                // A sibling may own some of the parent's cpus (cpu_exclusive): the limits of the spec come first then,
-                // and attach() looks again.
+            match inherit_cpuset(&dir, made.contains(&dir)) {
+                // A sibling may own some of the parent's cpus (cpu_exclusive): who tries to enter is told so.
                 Err(_) if dir == leaf => {}
                 done => done?,
             }
@@ -99,21 +110,33 @@ fn make_v1(place: &Place, made: &mut Made) -> Result<()> {
     Ok(())
 }
 
-/// A new v1 cpuset is empty, and no process can enter it (ENOSPC) until it has cpus and memory nodes.
-pub(super) fn inherit_cpuset(dir: &Path) -> Result<()> {
+/// A new v1 cpuset is empty, and no process can enter it (ENOSPC) until it has cpus and memory nodes. What is not `new` may
+/// have some of its own.
+pub(super) fn inherit_cpuset(dir: &Path, new: bool) -> Result<()> {
     let parent = dir.parent().unwrap_or(dir);
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let own = dir.join(name);
-        if file::text(&own)?.trim().is_empty() {
+        if new || file::text(&own)?.trim().is_empty() {
             file::write(&own, file::text(&parent.join(name))?.trim())?;
         }
     }
     Ok(())
 }
 
+/// Controllers that threaded groups have, too: "Thread Granularity" in cgroups(7).
+const THREADED: [&str; 4] = ["cpu", "cpuset", "perf_event", "pids"];
+
 fn make_v2(place: &Place, made: &mut Made) -> Result<()> {
-    enable(&place.mount)?;
     let leaf = place.dir();
+    // Most containers have siblings: their parent is there, and what hands all controllers down is no threaded group.
+    let domain = place.controllers.iter().any(|c| !THREADED.contains(&c.as_str()));
+    if domain && made.leaf(&leaf)? {
+        let on = file::words(&leaf.with_file_name("cgroup.subtree_control"))?;
+        if place.controllers.iter().all(|c| on.contains(c)) {
+            return Ok(());
+        }
+    }
+    enable(&place.mount)?;
     for dir in chain(place) {
         made.dir(&dir)?;
         // A group below one that has processes is `domain invalid` and takes nobody in. As a threaded group it can at
@@ -268,6 +291,24 @@ fn persist(
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
         }
+    }
+}
+
+/// Waits until nobody is left in a version 2 group and below, or the deadline passes; one that is gone is empty.
+pub(super) fn emptied(dir: &Path, deadline: Instant) -> Result<()> {
+    let path = dir.join("cgroup.events");
+    let events = match file::open(&path, OFlags::RDONLY) {
+        Ok(events) => events,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(e) => return Err(fault("open", &path, e)),
+    };
+    loop {
+        match populated(&events) {
+            Ok(true) if Instant::now() < deadline => {}
+            Ok(_) | Err(Errno::NODEV) => return Ok(()),
+            Err(e) => return Err(fault("read", &path, e)),
+        }
+        wait(&events, deadline).map_err(|e| fault("poll", &path, e))?;
     }
 }
 

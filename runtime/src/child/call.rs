@@ -159,10 +159,40 @@ pub fn stat_at(dir: RawFd, path: Text, flags: i32) -> Result<libc::stat, i32> {
 
 /// fstatfs(2): the file system's magic number.
 pub fn fs_magic(f: RawFd) -> Result<u32, i32> {
-    let mut stat = std::mem::MaybeUninit::<libc::statfs>::zeroed();
-    sys(libc::SYS_fstatfs, [fd(f), stat.as_mut_ptr() as usize, 0, 0, 0, 0])?;
-    // SAFETY: as above.
-    Ok(unsafe { stat.assume_init() }.f_type as u32)
+    Ok(fstatfs(f)?.f_type as u32)
+}
+
+/// fstatfs(2): flags of the mount as mount(2) takes them. ST_* of the same meaning have the same bits, but for relatime,
+/// which a remount keeps.
+pub fn mount_flags(f: RawFd) -> Result<u64, i32> {
+    let kept =
+        libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_NOATIME | libc::MS_NODIRATIME;
+    Ok(fstatfs(f)?.f_flags as u64 & kept)
+}
+
+/// `struct statfs` of the 64-bit architectures; libc hides the flags.
+#[repr(C)]
+#[derive(Default)]
+struct Statfs {
+    f_type: i64,
+    /// f_bsize, f_blocks, f_bfree, f_bavail, f_files, f_ffree, f_fsid, f_namelen, f_frsize
+    sizes: [u64; 9],
+    f_flags: i64,
+    f_spare: [i64; 4],
+}
+
+fn fstatfs(f: RawFd) -> Result<Statfs, i32> {
+    let mut stat = Statfs::default();
+    sys(libc::SYS_fstatfs, [fd(f), std::ptr::from_mut(&mut stat) as usize, 0, 0, 0, 0])?;
+    Ok(stat)
+}
+
+/// Not in libc yet; the same number everywhere.
+const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
+
+/// open_tree_attr(2), Linux 6.15
+pub fn open_tree_attr(dir: RawFd, path: Text, flags: u32, attr: [u64; 4]) -> Outcome {
+    sys(SYS_OPEN_TREE_ATTR, [fd(dir), path.0 as usize, flags as usize, at(&attr), size_of_val(&attr), 0])
 }
 
 /// mount_setattr(2)

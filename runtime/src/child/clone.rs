@@ -14,7 +14,7 @@ use crate::plan::{Op, Section};
 use crate::sys;
 
 /// linux/sched.h CLONE_CLEAR_SIGHAND and CLONE_INTO_CGROUP; libc's constants are too narrow.
-const CLEAR_SIGHAND: u64 = 1 << 32;
+pub(super) const CLEAR_SIGHAND: u64 = 1 << 32;
 const INTO_CGROUP: u64 = 1 << 33;
 
 /// Makes the child, which runs the child section of the image's plan and never returns.
@@ -48,10 +48,10 @@ pub fn spawn(image: &mut Image<'_>, report: &Report, into: Option<BorrowedFd<'_>
 }
 
 /// All signals blocked, so that none of the parent's handlers runs in the child before they are cleared.
-struct Masked(u64);
+pub(super) struct Masked(u64);
 
 impl Masked {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (all, mut old) = (u64::MAX, 0u64);
         let set = std::ptr::from_ref(&all) as usize;
         let out = std::ptr::from_mut(&mut old) as usize;

@@ -172,7 +172,7 @@ impl<'p> Image<'p> {
 fn ignored_signals() -> u64 {
     static IGNORED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
     *IGNORED.get_or_init(|| {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = crate::kernfs::small("/proc/self/status").unwrap_or_default();
         let hex = status.lines().find_map(|l| l.strip_prefix("SigIgn:")).unwrap_or_default();
         u64::from_str_radix(hex.trim(), 16).unwrap_or(1 << (libc::SIGPIPE - 1))
     })

@@ -59,6 +59,10 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
             image.clear(slot);
             call::close(fd)
         }
+        Op::Leave { slot } => {
+            image.clear(slot);
+            Ok(0)
+        }
         Op::Write { slot, data } => call::write(image.fd(slot), image.bytes(data)),
         Op::Mkdir { dir, name, mode } => call::mkdirat(image.fd(dir), image.text(name), mode),
         Op::Mknod { dir, name, mode, dev } => call::mknodat(image.fd(dir), image.text(name), mode, dev),
@@ -86,6 +90,12 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
             image.put(into, fd);
             Ok(0)
         }
+        Op::OpenTreeAttr { dir, path, flags, set, clear, propagation, into } => {
+            let attr = [set, clear, propagation, 0];
+            let fd = call::open_tree_attr(image.dir(dir), image.text(path), flags, attr)?;
+            image.put(into, fd);
+            Ok(0)
+        }
         Op::Fsopen { kind, into } => {
             const FSOPEN_CLOEXEC: u32 = 1;
             let fd = call::fsopen(image.text(kind), FSOPEN_CLOEXEC)?;
@@ -107,7 +117,8 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
             let userns = idmap.map_or(0, |slot| image.fd(slot) as u64);
             call::mount_setattr(image.fd(mount), flags, [set, clear, propagation, userns])
         }
-        Op::Remount { mount, flags } => {
+        Op::Remount { mount, set, clear } => {
+            let flags = call::mount_flags(image.fd(mount))? & !clear | set | libc::MS_REMOUNT | libc::MS_BIND;
             with_fd_path(image.fd(mount), |path| call::mount(EMPTY, path, EMPTY, flags, Text(std::ptr::null())))
         }
         Op::Propagation { mount: None, path, flags } => {
@@ -120,6 +131,10 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
             const F_EMPTY_PATH: u32 = 0x4;
             const T_EMPTY_PATH: u32 = 0x40;
             call::move_mount(image.fd(from), EMPTY, image.fd(to), EMPTY, F_EMPTY_PATH | T_EMPTY_PATH)
+        }
+        Op::MoveMountTo { from, dir, name } => {
+            const F_EMPTY_PATH: u32 = 0x4;
+            call::move_mount(image.fd(from), EMPTY, image.fd(dir), image.text(name), F_EMPTY_PATH)
         }
         Op::PivotRoot => call::pivot_root(DOT, DOT),
         Op::Umount { path, flags } => call::umount2(image.text(path), flags),

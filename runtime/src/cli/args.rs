@@ -33,7 +33,7 @@ pub struct Global {
     /// Log what is done, too.
     #[arg(long)]
     pub debug: bool,
-    /// Let systemd make the cgroup. Not implemented yet: create refuses it.
+    /// Let systemd make the cgroup; linux.cgroupsPath is "slice:prefix:name" then.
     #[arg(long)]
     pub systemd_cgroup: bool,
     /// Run without root. Only `auto` and `false` are known: rootless mode is not implemented.

@@ -51,7 +51,9 @@ pub fn run(context: &Context<'_>, args: &args::Run) -> Result<u8> {
         Some(foreground) => foreground.wait(&child.pidfd, child.console),
     });
     if waited.is_err() || (foreground.is_some() && !args.keep) {
-        let removed = destroy(context, &context.store.find(id)?);
+        // Gone already is as good as killed.
+        let _killed = container.signal(libc::SIGKILL);
+        let removed = container.delete().and_then(|()| context.store.remove(id));
         // A failed start has told its reason; what the removal has to say comes second.
         return waited.and_then(|code| removed.map(|()| code as u8));
     }

@@ -99,7 +99,7 @@ impl Record {
 
 /// Field 22 of /proc/PID/stat; `None` when there is no such process, or only its zombie.
 pub fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = crate::kernfs::small(format!("/proc/{pid}/stat").as_str()).ok()?;
     // The second field is the command in parentheses and may hold anything, parentheses included.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?;

@@ -131,11 +131,10 @@ impl Compiler<'_> {
             let path = self.b.str(format!("sys/{}", sysctl_path(key)));
             let into = self.b.scratch(key);
             let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as u32;
-            let resolve = resolve::BENEATH | resolve::NO_SYMLINKS | NO_XDEV;
+            let resolve = resolve::BENEATH | resolve::NO_SYMLINKS | resolve::NO_XDEV;
             self.b.op(Op::Open { dir: Dir::At(proc), path, flags, mode: 0, resolve, into });
             let data = self.b.bytes(value.as_bytes());
             self.b.op(Op::Write { slot: into, data });
-            self.b.op(Op::Close { slot: into });
         }
     }
 
@@ -165,10 +164,16 @@ impl Compiler<'_> {
         // The container's root may enter where its user may not, and the other way round (root squash).
         self.b.op_skip(Op::Chdir { path: cwd }, &[Errno::ACCESS, Errno::PERM]);
         self.b.from(self.pointer("/user"));
-        self.b.op(Op::KeepCaps { on: true });
+        // Who stays root keeps them anyway: capabilities(7), "Effect of user ID changes on capabilities".
+        let keep = process.user.uid != 0;
+        if keep {
+            self.b.op(Op::KeepCaps { on: true });
+        }
         self.user(process);
-        self.b.from(self.pointer("/user"));
-        self.b.op(Op::KeepCaps { on: false });
+        if keep {
+            self.b.from(self.pointer("/user"));
+            self.b.op(Op::KeepCaps { on: false });
+        }
         if let Some(sets) = sets {
             self.capabilities(sets, filter.is_some() && needs_admin(process, Some(sets)));
         }
@@ -177,23 +182,6 @@ impl Compiler<'_> {
         self.b.op(Op::CheckCwd);
         self.lookup(process);
         self.env = Some(env);
-        Ok(())
-    }
-
-    /// What execve changes to. An exec says it before it is in the container, because /proc of the host is needed for it.
-    pub(super) fn lsm(&mut self) -> Result<()> {
-        let Some(process) = self.process else { return Ok(()) };
-        if process.apparmor_profile.is_empty() {
-            return Ok(());
-        }
-        if !self.host.apparmor {
-            let why = "apparmor profile is specified in config, but apparmor is disabled or not supported";
-            return Err(self.refuse(self.pointer("/apparmorProfile"), why));
-        }
-        self.b.from(self.pointer("/apparmorProfile"));
-        let proc = self.proc_dir();
-        let text = format!("exec {}", process.apparmor_profile);
-        self.write_file(Dir::At(proc), self.host.apparmor_attr, text.as_bytes());
         Ok(())
     }
 
@@ -400,9 +388,6 @@ impl Compiler<'_> {
         }
     }
 }
-
-/// openat2(2) RESOLVE_NO_XDEV
-const NO_XDEV: u64 = 0x01;
 
 /// `net.ipv4.ip_forward` and `net/ipv4/ip_forward` name the same file; whichever separator comes first is the separator
 /// (sysctl(8)), so that `net.ipv4.conf.eno2/100.forwarding` can name a device with a dot.

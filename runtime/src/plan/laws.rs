@@ -117,7 +117,9 @@ fn tail(plan: &Plan) -> Option<String> {
     let (Some(gid), Some(uid)) = (gid, uid) else { return Some("the user stays the caller's".into()) };
     let keep = all(plan, |o| matches!(o, Op::KeepCaps { on: true }));
     let drop = all(plan, |o| matches!(o, Op::KeepCaps { on: false }));
-    if !matches!((keep.as_slice(), drop.as_slice()), ([a], [b]) if *a < uid && uid < *b) {
+    let root = matches!(plan.child[uid].op, Op::Setuid { uid: 0 });
+    let kept = matches!((keep.as_slice(), drop.as_slice()), ([a], [b]) if *a < uid && uid < *b);
+    if !(kept || root && keep.is_empty() && drop.is_empty()) {
         return Some("capabilities are kept over the change of user, and only over it".into());
     }
     if !(groups < gid && gid < uid && chdir < uid && uid < again && again < check) {

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::compile::{Compiler, PROC_SUPER_MAGIC};
 use super::options::{Change, Options, attr};
-use super::rootfs::{CLONE, DIRECTORY, NOFOLLOW, PLACE, RECURSIVE, resolve};
+use super::rootfs::{Attributes, CLONE, DIRECTORY, NOFOLLOW, PLACE, RECURSIVE, resolve};
 use super::{Dir, Op, Section, Slot};
 use crate::error::{Error, Result};
 use crate::spec::Mount;
@@ -35,6 +35,15 @@ enum Place {
     Ordinary,
     /// Whatever the source is: a directory or a file.
     Like(Slot),
+}
+
+/// Where a mount goes.
+#[derive(Clone, Copy)]
+enum Spot {
+    /// Onto what is open.
+    At(Slot),
+    /// Onto one component of a file system that we have just made.
+    In { dir: Slot, name: super::Str },
 }
 
 /// `/a/b` for `a//./b/`: the specification allows relative destinations. `..` is resolved by name, as runc does.
@@ -79,12 +88,12 @@ impl Compiler<'_> {
         match mount.kind.as_str() {
             "cgroup" | "cgroup2" => return self.cgroup(&options, &dest, pointer),
             "proc" | "sysfs" => {
-                let place = self.open_place(&dest, Place::Ordinary);
-                self.new_filesystem(mount, &options, &dest, place, pointer);
+                let spot = self.spot(&dest, Place::Ordinary);
+                self.new_filesystem(mount, &options, &dest, spot, pointer);
             }
             _ => {
-                let place = self.open_place(&dest, Place::Directory);
-                self.new_filesystem(mount, &options, &dest, place, pointer);
+                let spot = self.spot(&dest, Place::Directory);
+                self.new_filesystem(mount, &options, &dest, spot, pointer);
             }
         }
         Ok(())
@@ -119,12 +128,27 @@ impl Compiler<'_> {
         Ok(())
     }
 
+    /// The mount point inside the root, made when it is missing.
+    fn spot(&mut self, dest: &str, kind: Place) -> Spot {
+        let (parent, name) = dest.rsplit_once('/').unwrap_or(("", dest));
+        if let Some(dir) = self.mounted.get(parent).copied() {
+            // Nothing can be there but what we put there.
+            let name = self.b.str(name);
+            self.create_last(dir, name, kind);
+            return Spot::In { dir, name };
+        }
+        Spot::At(self.open_place(dest, kind))
+    }
+
+    fn attach(&mut self, from: Slot, spot: Spot) {
+        match spot {
+            Spot::At(to) => self.move_to(from, to),
+            Spot::In { dir, name } => self.b.op(Op::MoveMountTo { from, dir, name }),
+        }
+    }
+
     /// Opens the mount point inside the root, making it when it is missing.
     fn open_place(&mut self, dest: &str, kind: Place) -> Slot {
-        let (parent, name) = dest.rsplit_once('/').unwrap_or(("", dest));
-        if let Some(slot) = self.mounted.get(parent).copied() {
-            return self.place_in_fresh(slot, dest, name, kind);
-        }
         let root = self.root().slot;
         let into = self.b.scratch(dest);
         let path = self.b.str(dest);
@@ -146,16 +170,6 @@ impl Compiler<'_> {
         // A link in the image may have led below /proc, where only ordinary paths have been checked.
         self.b.op(Op::CheckFs { slot: into, magic: PROC_SUPER_MAGIC, is: false });
         self.b.bind(done);
-        into
-    }
-
-    /// A mount point in a file system we have just made: nothing can be there but what we put there.
-    fn place_in_fresh(&mut self, dir: Slot, dest: &str, name: &str, kind: Place) -> Slot {
-        let into = self.b.scratch(dest);
-        let name = self.b.str(name);
-        self.create_last(dir, name, kind);
-        let resolve = resolve::BENEATH | resolve::NO_SYMLINKS;
-        self.b.op(Op::Open { dir: Dir::At(dir), path: name, flags: PLACE, mode: 0, resolve, into });
         into
     }
 
@@ -202,36 +216,53 @@ impl Compiler<'_> {
         self.b.from(format!("{pointer}/source"));
         let path = self.b.str(source.as_os_str().as_encoded_bytes());
         let flags = CLONE | if recursive { RECURSIVE } else { 0 };
-        self.b.op(Op::OpenTree { dir: Dir::Cwd, path, flags, into: tree });
-        self.detach(tree, self.root().propagation | libc::MS_REC);
+        // Attached to what is shared it would be shared again; else it can be private from the beginning.
+        let shared = |bits: u64| bits & libc::MS_SHARED != 0;
+        let private = [libc::MS_PRIVATE, libc::MS_PRIVATE | libc::MS_REC];
+        let early = self.host.mount_setattr
+            && options.propagation.len() == 1
+            && private.contains(&options.propagation[0])
+            && recursive == (options.propagation[0] & libc::MS_REC != 0)
+            && !shared(self.root().propagation)
+            && !self.any_shared();
+        let bits = if early { libc::MS_PRIVATE } else { self.root().propagation };
+        self.detached(Dir::Cwd, path, flags, bits, tree);
         self.idmap(mount, options, tree, pointer);
         self.b.section(Section::Child);
         self.b.from(pointer);
         if dest == "/proc" {
             self.b.op(Op::CheckFs { slot: tree, magic: PROC_SUPER_MAGIC, is: true });
         }
-        let place = self.open_place(dest, Place::Like(tree));
+        let spot = self.spot(dest, Place::Like(tree));
         let late = dest == "/dev" && options.own.set & attr::RDONLY != 0;
         let own = if late { without_ro(options.own) } else { options.own };
         if self.host.mount_setattr {
             self.change(tree, own, false);
             self.change(tree, options.deep, true);
         }
-        self.b.op(Op::MoveMount { from: tree, to: place });
+        self.attach(tree, spot);
         if !self.host.mount_setattr {
             self.propagation_of(tree, &[self.root().propagation | libc::MS_REC]);
             if !own.is_empty() {
-                self.b.op(Op::Remount { mount: tree, flags: mount_flags(own.set) });
+                self.b.op(Op::Remount { mount: tree, set: mount_flags(own.set), clear: mount_flags(own.clear) });
             }
         }
-        self.propagation_of(tree, &options.propagation);
+        if !early {
+            self.propagation_of(tree, &options.propagation);
+        }
         if late {
             self.late_ro.push((tree, pointer.to_owned()));
         }
         if dest == "/proc" {
-            self.kernel.insert(dest.to_owned(), tree);
+            self.kernel.insert(dest.to_owned(), (tree, false));
         }
         Ok(())
+    }
+
+    /// Whether something in the container is to share what is mounted on it.
+    fn any_shared(&self) -> bool {
+        let shared = |m: &Mount| Options::of(m).propagation.iter().any(|bits| bits & libc::MS_SHARED != 0);
+        self.spec.mounts.iter().any(shared)
     }
 
     fn change(&mut self, mount: Slot, change: Change, recursive: bool) {
@@ -271,7 +302,7 @@ impl Compiler<'_> {
         self.b.op(Op::SetAttr { mount: tree, set: attr::IDMAP, clear: 0, propagation: 0, idmap, recursive });
     }
 
-    fn new_filesystem(&mut self, mount: &Mount, options: &Options, dest: &str, place: Slot, pointer: &str) {
+    fn new_filesystem(&mut self, mount: &Mount, options: &Options, dest: &str, spot: Spot, pointer: &str) {
         let fs = self.b.scratch(format!("{dest} fs"));
         let tree = self.b.slot(format!("{dest} mount"));
         let kind = self.b.str(&mount.kind);
@@ -295,7 +326,8 @@ impl Compiler<'_> {
                 let (key, value) = (self.b.str("mode"), self.b.str("0755"));
                 self.b.op(Op::FsString { fs, key, value });
             } else {
-                self.b.op(Op::FsModeOf { fs, of: place });
+                let of = self.opened(spot, dest);
+                self.b.op(Op::FsModeOf { fs, of });
             }
         }
         self.data(fs, options);
@@ -327,17 +359,28 @@ impl Compiler<'_> {
             self.b.op(Op::CopyUp { root, from, into: tree });
             self.b.section(Section::Child);
         }
-        self.b.op(Op::MoveMount { from: tree, to: place });
+        self.attach(tree, spot);
         self.propagation_of(tree, &options.propagation);
         if late {
             self.late_ro.push((tree, pointer.to_owned()));
         }
         if matches!(mount.kind.as_str(), "proc" | "sysfs") {
-            self.kernel.insert(dest.to_owned(), tree);
+            self.kernel.insert(dest.to_owned(), (tree, !or_copy));
         }
         if tmpfs && !copy_up {
             self.mounted.insert(dest.to_owned(), tree);
         }
+    }
+
+    fn opened(&mut self, spot: Spot, dest: &str) -> Slot {
+        let (dir, path) = match spot {
+            Spot::At(slot) => return slot,
+            Spot::In { dir, name } => (Dir::At(dir), name),
+        };
+        let into = self.b.scratch(dest);
+        let resolve = resolve::BENEATH | resolve::NO_SYMLINKS;
+        self.b.op(Op::Open { dir, path, flags: PLACE, mode: 0, resolve, into });
+        into
     }
 
     fn data(&mut self, fs: Slot, options: &Options) {
@@ -364,7 +407,8 @@ impl Compiler<'_> {
             self.change(into, options.own, false);
             self.change(into, options.deep, true);
         } else {
-            self.b.op(Op::Remount { mount: into, flags: mount_flags(options.own.set) });
+            let Change { set, clear } = options.own;
+            self.b.op(Op::Remount { mount: into, set: mount_flags(set), clear: mount_flags(clear) });
         }
         self.propagation_of(into, &options.propagation);
         Ok(())
@@ -372,15 +416,15 @@ impl Compiler<'_> {
 
     /// The container's view of the control groups: a fresh mount in its cgroup namespace, or a copy of its own group.
     fn cgroup(&mut self, options: &Options, dest: &str, pointer: &str) -> Result<()> {
-        let place = self.open_place(dest, Place::Directory);
+        let spot = self.spot(dest, Place::Directory);
         let namespace = self.wanted.has(crate::spec::NamespaceKind::Cgroup);
         if let Some(group) = self.groups.iter().find(|g| g.unified && g.name.is_empty()).cloned() {
-            return self.cgroup2(options, place, &group, namespace);
+            return self.cgroup2(options, spot, &group, namespace);
         }
         let tmpfs = self.b.slot(format!("{dest} mount"));
         let read_only = options.own.set & attr::RDONLY != 0;
         self.fresh("tmpfs", &[("source", "tmpfs"), ("mode", "755")], without_ro(options.own).set, tmpfs);
-        self.b.op(Op::MoveMount { from: tmpfs, to: place });
+        self.attach(tmpfs, spot);
         for group in self.groups.to_vec().iter().filter(|g| !g.unified) {
             let tree = self.b.scratch(&group.name);
             if namespace {
@@ -388,11 +432,12 @@ impl Compiler<'_> {
                 self.change(tree, options.own, false);
             } else {
                 let path = self.b.str(group.path.as_os_str().as_encoded_bytes());
-                self.b.op(Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE, into: tree });
-                self.change(tree, options.own, false);
+                let Change { set, clear } = options.own;
+                self.open_tree(Dir::Cwd, path, CLONE, Attributes { set, clear, propagation: 0 }, tree);
             }
-            let at = self.place_in_fresh(tmpfs, &format!("{dest}/{}", group.name), &group.name, Place::Directory);
-            self.b.op(Op::MoveMount { from: tree, to: at });
+            let name = self.b.str(&group.name);
+            self.create_last(tmpfs, name, Place::Directory);
+            self.attach(tree, Spot::In { dir: tmpfs, name });
             if group.name.contains(',') {
                 for alias in group.name.split(',') {
                     let (target, name) = (self.b.str(&group.name), self.b.str(alias));
@@ -423,13 +468,7 @@ impl Compiler<'_> {
         self.b.op(Op::Fsmount { fs, attr: 0, into: tree });
     }
 
-    fn cgroup2(
-        &mut self,
-        options: &Options,
-        place: Slot,
-        group: &super::compile::Group,
-        namespace: bool,
-    ) -> Result<()> {
+    fn cgroup2(&mut self, options: &Options, spot: Spot, group: &super::compile::Group, namespace: bool) -> Result<()> {
         let tree = self.b.slot("cgroup2");
         let fs = self.b.scratch("cgroup2 fs");
         let kind = self.b.str("cgroup2");
@@ -445,7 +484,7 @@ impl Compiler<'_> {
         self.b.op(Op::Fsmount { fs, attr: 0, into: tree });
         self.b.bind(made);
         self.change(tree, options.own, false);
-        self.b.op(Op::MoveMount { from: tree, to: place });
+        self.attach(tree, spot);
         self.propagation_of(tree, &options.propagation);
         Ok(())
     }

@@ -43,6 +43,8 @@ pub enum Op {
     Open { dir: Dir, path: Str, flags: u32, mode: u32, resolve: u64, into: Slot },
     /// close(2)
     Close { slot: Slot },
+    /// The slot is free for another descriptor; the one in it is closed with all others before execve
+    Leave { slot: Slot },
     /// write(2), all of it in one call
     Write { slot: Slot, data: Bytes },
     /// mkdirat(2) of one component
@@ -71,6 +73,8 @@ pub enum Op {
     // ---- mounts
     /// open_tree(2)
     OpenTree { dir: Dir, path: Str, flags: u32, into: Slot },
+    /// open_tree_attr(2): open_tree(2) and mount_setattr(2) in one, over the whole tree if `flags` take the whole tree
+    OpenTreeAttr { dir: Dir, path: Str, flags: u32, set: u64, clear: u64, propagation: u64, into: Slot },
     /// fsopen(2)
     Fsopen { kind: Str, into: Slot },
     /// fsconfig(2) FSCONFIG_SET_STRING
@@ -85,12 +89,15 @@ pub enum Op {
     Fsmount { fs: Slot, attr: u64, into: Slot },
     /// mount_setattr(2)
     SetAttr { mount: Slot, set: u64, clear: u64, propagation: u64, idmap: Option<Slot>, recursive: bool },
-    /// mount(2) MS_REMOUNT|MS_BIND through /proc/self/fd, for kernels without mount_setattr
-    Remount { mount: Slot, flags: u64 },
+    /// fstatfs(2) for the flags it has, then mount(2) MS_REMOUNT|MS_BIND with them, less `clear`, more `set`, through
+    /// /proc/self/fd: for kernels without mount_setattr
+    Remount { mount: Slot, set: u64, clear: u64 },
     /// mount(2) with propagation flags only, on a slot (through /proc/self/fd) or a trusted path
     Propagation { mount: Option<Slot>, path: Str, flags: u64 },
     /// move_mount(2) of a detached mount onto an open path
     MoveMount { from: Slot, to: Slot },
+    /// move_mount(2) onto one component of a file system that we have just made
+    MoveMountTo { from: Slot, dir: Slot, name: Str },
     /// pivot_root(2) (".", ".")
     PivotRoot,
     /// umount2(2)

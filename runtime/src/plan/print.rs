@@ -150,6 +150,7 @@ pub fn call(op: &Op) -> &'static str {
         Op::CloseOthers | Op::CloseRange { .. } => "close_range",
         Op::Open { .. } => "openat2",
         Op::Close { .. } => "close",
+        Op::Leave { .. } => "leave",
         Op::Write { .. } => "write",
         Op::Mkdir { .. } => "mkdirat",
         Op::Mknod { .. } => "mknodat",
@@ -162,13 +163,14 @@ pub fn call(op: &Op) -> &'static str {
         Op::Dup { .. } => "dup3",
         Op::Inherit { .. } => "fcntl",
         Op::OpenTree { .. } => "open_tree",
+        Op::OpenTreeAttr { .. } => "open_tree_attr",
         Op::Fsopen { .. } => "fsopen",
         Op::FsString { .. } | Op::FsFlag { .. } | Op::FsModeOf { .. } | Op::FsCreate { .. } => "fsconfig",
         Op::Fsmount { .. } => "fsmount",
         Op::SetAttr { .. } => "mount_setattr",
         Op::Remount { .. } => "mount",
         Op::Propagation { .. } => "mount",
-        Op::MoveMount { .. } => "move_mount",
+        Op::MoveMount { .. } | Op::MoveMountTo { .. } => "move_mount",
         Op::PivotRoot => "pivot_root",
         Op::Umount { .. } => "umount2",
         Op::Fchdir { .. } => "fchdir",
@@ -220,11 +222,14 @@ impl Plan {
     /// name, a value; empty where the operation says it all.
     pub fn subject(&self, op: &Op) -> String {
         match *op {
-            Op::Open { dir, path, .. } | Op::OpenTree { dir, path, .. } => self.place(dir, path),
+            Op::Open { dir, path, .. } | Op::OpenTree { dir, path, .. } | Op::OpenTreeAttr { dir, path, .. } => {
+                self.place(dir, path)
+            }
             Op::Mkdir { dir, name, .. }
             | Op::Mknod { dir, name, .. }
             | Op::Symlink { dir, name, .. }
             | Op::Unlink { dir, name }
+            | Op::MoveMountTo { dir, name, .. }
             | Op::Chown { dir, name, .. } => self.place(Dir::At(dir), name),
             Op::Propagation { mount: Some(slot), .. } => self.thing(slot),
             Op::Umount { path, .. }
@@ -305,6 +310,7 @@ fn subject_slot(op: &Op) -> Option<Slot> {
         Op::MoveMount { to, .. } => Some(to),
         Op::Write { slot, .. }
         | Op::Close { slot }
+        | Op::Leave { slot }
         | Op::Fchown { slot, .. }
         | Op::CheckFs { slot, .. }
         | Op::CheckNode { slot, .. }

@@ -12,6 +12,7 @@ use crate::spec::NamespaceKind;
 
 /// openat2(2) RESOLVE_*.
 pub(super) mod resolve {
+    pub const NO_XDEV: u64 = 0x01;
     pub const NO_MAGICLINKS: u64 = 0x02;
     pub const NO_SYMLINKS: u64 = 0x04;
     pub const BENEATH: u64 = 0x08;
@@ -36,6 +37,14 @@ pub(super) struct Root {
     pub propagation: u64,
     /// Absolute path on the host.
     pub path: PathBuf,
+}
+
+/// What mount_setattr(2) can change at once, id maps apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Attributes {
+    pub set: u64,
+    pub clear: u64,
+    pub propagation: u64,
 }
 
 fn propagation(word: &str) -> u64 {
@@ -80,8 +89,7 @@ impl Compiler<'_> {
             let tree = self.b.slot("root");
             let empty = self.b.str("");
             let flags = CLONE | RECURSIVE | EMPTY_PATH;
-            self.b.op(Op::OpenTree { dir: Dir::At(dir), path: empty, flags, into: tree });
-            self.detach(tree, tree_bits | libc::MS_REC);
+            self.detached(Dir::At(dir), empty, flags, tree_bits | libc::MS_REC, tree);
             tree
         } else {
             dir
@@ -91,14 +99,26 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// A copy of a shared mount is shared with the host; before it is attached it gets the type that everything in the new
-    /// mount namespace gets. Kernels before 5.12 do it after attaching.
-    pub(super) fn detach(&mut self, tree: Slot, bits: u64) {
-        if !self.host.mount_setattr || bits & libc::MS_SHARED != 0 {
-            return;
+    /// A detached copy of a mount. A copy of a shared mount is shared with the host; before it is attached it gets the type
+    /// that everything in the new mount namespace gets. Kernels before 5.12 do it after attaching.
+    pub(super) fn detached(&mut self, dir: Dir, path: super::Str, flags: u32, bits: u64, into: Slot) {
+        let propagation = if bits & libc::MS_SHARED != 0 { 0 } else { bits & !libc::MS_REC };
+        self.open_tree(dir, path, flags, Attributes { propagation, ..Attributes::default() }, into);
+    }
+
+    /// A detached copy of a mount, or of the whole tree if `flags` say so, with these attributes on all that is copied.
+    /// Nothing is changed on kernels before 5.12.
+    pub(super) fn open_tree(&mut self, dir: Dir, path: super::Str, flags: u32, wanted: Attributes, into: Slot) {
+        let Attributes { set, clear, propagation } = wanted;
+        let changes = self.host.mount_setattr && wanted != Attributes::default();
+        if changes && self.host.open_tree_attr {
+            return self.b.op(Op::OpenTreeAttr { dir, path, flags, set, clear, propagation, into });
         }
-        let (propagation, recursive) = (bits & !libc::MS_REC, bits & libc::MS_REC != 0);
-        self.b.op(Op::SetAttr { mount: tree, set: 0, clear: 0, propagation, idmap: None, recursive });
+        self.b.op(Op::OpenTree { dir, path, flags, into });
+        if changes {
+            let recursive = flags & RECURSIVE != 0;
+            self.b.op(Op::SetAttr { mount: into, set, clear, propagation, idmap: None, recursive });
+        }
     }
 
     pub(super) fn root(&self) -> &Root {
@@ -151,21 +171,6 @@ impl Compiler<'_> {
         self.b.bind(done);
     }
 
-    /// The node that covers files: the container's where its /dev is of our making, so that nothing of the host's shows in
-    /// the container's mount table; else the host's.
-    fn null_to_show(&mut self) -> Slot {
-        let Some(dev) = self.mounted.get("/dev").copied() else {
-            return self.host_file("/dev/null", libc::makedev(1, 3));
-        };
-        // Needed for every mask: no scratch slot, which would come to hold something else after many mounts.
-        let slot = self.b.slot("/dev/null");
-        let path = self.b.str("null");
-        let resolve = resolve::BENEATH | resolve::NO_SYMLINKS;
-        self.b.op(Op::Open { dir: Dir::At(dev), path, flags: PLACE, mode: 0, resolve, into: slot });
-        self.b.op(Op::CheckNode { slot, mode: libc::S_IFCHR, dev: libc::makedev(1, 3) });
-        slot
-    }
-
     /// A device node of the host as the child's copy of the host's tree has it, checked for what it is.
     pub(super) fn host_file(&mut self, path: &str, dev: u64) -> Slot {
         let slot = self.b.slot(path);
@@ -186,12 +191,20 @@ impl Compiler<'_> {
             _ if !self.has_mount_namespace() => self.b.op(Op::Chroot { path: dot }),
             Some(visible) => self.move_root(slot, visible),
             None => {
+                let shared = propagation & libc::MS_SHARED != 0;
+                let old = shared.then(|| self.b.scratch("old root"));
+                if let Some(into) = old {
+                    let flags = PLACE | DIRECTORY;
+                    self.b.op(Op::Open { dir: Dir::Cwd, path: slash, flags, mode: 0, resolve: 0, into });
+                }
                 self.b.op(Op::PivotRoot);
-                // The old root lies on top of the new one now. What leaves it must not leave the host. mount(2) does not go
-                // up to it from "." (umount2(2) does), it would cut the container's volumes off the host instead: a `..` that
-                // ends at the root goes up.
-                let above = self.b.str("/..");
-                self.b.op(Op::Propagation { mount: None, path: above, flags: libc::MS_SLAVE | libc::MS_REC });
+                if let Some(slot) = old {
+                    // What leaves it must not leave the host. By its own descriptor: `.` is the new root still, whose
+                    // volumes keep the propagation they were given.
+                    self.b.op(Op::Fchdir { slot });
+                    self.b.op(Op::Propagation { mount: None, path: dot, flags: libc::MS_SLAVE | libc::MS_REC });
+                }
+                // The old root lies on top of the new one now.
                 self.b.op(Op::Umount { path: dot, flags: libc::MNT_DETACH as u32 });
             }
         }
@@ -296,12 +309,16 @@ impl Compiler<'_> {
         self.b.from(self.pointer("/terminal"));
         let (master, slave) = (self.b.slot("pty master"), self.b.slot("pty"));
         let dir = self.container_root();
-        let path = self.b.str("dev/pts/ptmx");
-        let flags = (libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) as u32;
+        // Looked at before ptmx in it is opened: in a /dev of the image that name may be any device, and opening some is doing.
+        let (devpts, path) = (self.b.scratch("/dev/pts"), self.b.str("dev/pts"));
         let resolve = resolve::IN_ROOT | resolve::NO_MAGICLINKS;
-        self.b.op(Op::Open { dir: Dir::At(dir), path, flags, mode: 0, resolve, into: master });
-        self.b.op(Op::CheckFs { slot: master, magic: DEVPTS_SUPER_MAGIC, is: true });
-        self.b.op(Op::CheckNode { slot: master, mode: libc::S_IFCHR, dev: libc::makedev(5, 2) });
+        let flags = PLACE | DIRECTORY;
+        self.b.op(Op::Open { dir: Dir::At(dir), path, flags, mode: 0, resolve, into: devpts });
+        self.b.op(Op::CheckFs { slot: devpts, magic: DEVPTS_SUPER_MAGIC, is: true });
+        let path = self.b.str("ptmx");
+        let flags = (libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) as u32;
+        let resolve = resolve::BENEATH | resolve::NO_SYMLINKS | resolve::NO_XDEV;
+        self.b.op(Op::Open { dir: Dir::At(devpts), path, flags, mode: 0, resolve, into: master });
         self.b.op(Op::UnlockPty { master });
         self.b.op(Op::PtyPeer { master, into: slave });
         if let Some(size) = process.console_size.filter(|s| s.height != 0 && s.width != 0) {
@@ -382,7 +399,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn read_only(&mut self, mount: Slot) {
+    pub(super) fn read_only(&mut self, mount: Slot) {
         if self.host.mount_setattr {
             self.b.op(Op::SetAttr {
                 mount,
@@ -393,86 +410,7 @@ impl Compiler<'_> {
                 recursive: false,
             });
         } else {
-            self.b.op(Op::Remount { mount, flags: libc::MS_RDONLY });
-        }
-    }
-
-    /// Copies of themselves, made read-only, on top of themselves. What is not there needs no protection.
-    pub(super) fn readonly_paths(&mut self) {
-        let spec = self.spec;
-        let root = self.root().slot;
-        for (i, path) in spec.linux.readonly_paths.iter().enumerate() {
-            self.b.from(format!("/linux/readonlyPaths/{i}"));
-            let skip = self.b.label();
-            let (place, tree) = (self.b.scratch(path), self.b.scratch(format!("{path} read-only")));
-            self.place(root, path, place, skip);
-            let empty = self.b.str("");
-            self.b.op(Op::OpenTree {
-                dir: Dir::At(place),
-                path: empty,
-                flags: CLONE | RECURSIVE | EMPTY_PATH,
-                into: tree,
-            });
-            if self.host.mount_setattr {
-                self.read_only(tree);
-                self.b.op(Op::MoveMount { from: tree, to: place });
-            } else {
-                self.b.op(Op::MoveMount { from: tree, to: place });
-                self.read_only(tree);
-            }
-            self.b.bind(skip);
-        }
-    }
-
-    /// The place of a masked or read-only path. Below a procfs or sysfs of ours it is looked up from that mount, because
-    /// another container with the same rootfs may rename what it is mounted on (CVE-2019-19921).
-    fn place(&mut self, root: Slot, path: &str, into: Slot, missing: super::Label) {
-        let clean = super::mounts::clean(path);
-        let below = |dest: &str| clean.strip_prefix(dest).and_then(|rest| rest.strip_prefix('/'));
-        let ours = self.kernel.iter().filter_map(|(dest, slot)| Some((dest.len(), *slot, below(dest)?))).max();
-        let (dir, path, resolve) = match ours {
-            Some((_, mount, rest)) => (mount, self.b.str(rest), resolve::BENEATH | resolve::NO_MAGICLINKS),
-            None => (root, self.b.str(path), resolve::IN_ROOT | resolve::NO_MAGICLINKS),
-        };
-        let op = Op::Open { dir: Dir::At(dir), path, flags: PLACE, mode: 0, resolve, into };
-        self.b.op_on(op, &[(libc::ENOENT, missing), (libc::ENOTDIR, missing)]);
-    }
-
-    /// Files are covered by the host's /dev/null, directories by one empty read-only tmpfs. The source is never looked up
-    /// in the rootfs (CVE-2025-31133), so this happens while the host's tree is still there.
-    pub(super) fn masked_paths(&mut self) {
-        let spec = self.spec;
-        if spec.linux.masked_paths.is_empty() {
-            return;
-        }
-        let root = self.root().slot;
-        self.b.from("/linux/maskedPaths");
-        let cover = self.b.slot("mask");
-        self.fresh("tmpfs", &[("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "0755")], attr::RDONLY, cover);
-        let null = self.null_to_show();
-        for (i, path) in spec.linux.masked_paths.iter().enumerate() {
-            self.b.from(format!("/linux/maskedPaths/{i}"));
-            let (skip, file, done) = (self.b.label(), self.b.label(), self.b.label());
-            let place = self.b.scratch(path);
-            let tree = self.b.scratch(format!("{path} mask"));
-            self.place(root, path, place, skip);
-            let (empty, dot) = (self.b.str(""), self.b.str("."));
-            let probe = self.b.scratch("directory");
-            let op =
-                Op::Open { dir: Dir::At(place), path: dot, flags: PLACE | DIRECTORY, mode: 0, resolve: 0, into: probe };
-            self.b.op_on(op, &[(libc::ENOTDIR, file)]);
-            // Only since Linux 6.15 can a mount be copied that is not attached: before, the first directory gets the cover
-            // itself and the others get copies of it.
-            let first = self.b.label();
-            let copy = Op::OpenTree { dir: Dir::At(cover), path: empty, flags: CLONE | EMPTY_PATH, into: tree };
-            self.b.op_on(copy, &[(0, done), (libc::EINVAL, first)]);
-            self.b.bind(first);
-            self.b.op_on(Op::MoveMount { from: cover, to: place }, &[(0, skip)]);
-            self.b.bind(file);
-            self.b.op(Op::OpenTree { dir: Dir::At(null), path: empty, flags: CLONE | EMPTY_PATH, into: tree });
-            self.b.bind(done);
-            self.b.op(Op::MoveMount { from: tree, to: place });
-            self.b.bind(skip);
+            self.b.op(Op::Remount { mount, set: libc::MS_RDONLY, clear: 0 });
         }
     }
 }

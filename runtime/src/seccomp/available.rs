@@ -1,11 +1,11 @@
 //! What the kernel's seccomp can do.
 #![forbid(unsafe_code)]
 
-use std::fs;
-use std::io::ErrorKind;
+use rustix::io::Errno;
 
 use super::flag;
 use crate::error::{Error, Result};
+use crate::kernfs;
 use crate::sys;
 
 /// Actions that the kernel knows, in its own words (seccomp(2), "/proc interfaces").
@@ -26,15 +26,20 @@ impl Available {
     /// # Errors
     /// The errno of reading `/proc`, but for its absence.
     pub fn read() -> Result<Self> {
-        let actions = match fs::read_to_string(ACTIONS_AVAIL) {
+        let actions = match kernfs::small(ACTIONS_AVAIL) {
             Ok(text) => text.split_whitespace().map(str::to_owned).collect(),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(Error::io("read", ACTIONS_AVAIL, &error)),
+            Err(Errno::NOENT) => return Ok(Self::default()),
+            Err(error) => return Err(Error::sys("read", ACTIONS_AVAIL, error)),
         };
         let known =
             [flag::TSYNC, flag::LOG, flag::SPEC_ALLOW, flag::NEW_LISTENER, flag::TSYNC_ESRCH, flag::WAIT_KILLABLE_RECV];
         // The kernel takes WAIT_KILLABLE_RECV only together with a listener.
         let probe = |bit| if bit == flag::WAIT_KILLABLE_RECV { bit | flag::NEW_LISTENER } else { bit };
+        // Most kernels have them all, which is one question.
+        let all = known.into_iter().fold(0, |all, bit| all | bit);
+        if sys::seccomp_flags_supported(all) {
+            return Ok(Self { actions, flags: all });
+        }
         let flags =
             known.into_iter().filter(|&bit| sys::seccomp_flags_supported(probe(bit))).fold(0, |all, bit| all | bit);
         Ok(Self { actions, flags })

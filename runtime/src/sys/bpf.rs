@@ -61,7 +61,7 @@ pub(crate) fn bpf_load_cgroup_device(program: &[BpfInsn]) -> Result<OwnedFd, rus
         log_buf: 0,
         kern_version: 0,
         prog_flags: 0,
-        prog_name: *b"mini_devices\0\0\0\0",
+        prog_name: PROGRAM,
         prog_ifindex: 0,
         expected_attach_type: 6, // BPF_CGROUP_DEVICE
     };
@@ -115,8 +115,37 @@ pub(crate) fn bpf_detach_cgroup_device(
     unsafe { bpf(9, &mut attr) }.map(drop)
 }
 
-/// The device programs attached to this very group, oldest first; `BPF_PROG_QUERY` and `BPF_PROG_GET_FD_BY_ID` of
-/// bpf(2). At most 64, the kernel's own limit for one group. One that goes away meanwhile is left out.
+/// By this name a program is known to be ours: others (systemd's `sd_devices`) may be attached to the same group.
+const PROGRAM: [u8; 16] = *b"mini_devices\0\0\0\0";
+
+/// True if [`bpf_load_cgroup_device`] has made the program; `BPF_OBJ_GET_INFO_BY_FD` of bpf(2).
+fn is_ours(program: BorrowedFd<'_>) -> Result<bool, rustix::io::Errno> {
+    /// `struct bpf_prog_info` of `<linux/bpf.h>`, as far as the name; the kernel fills as much as there is room for.
+    #[repr(C)]
+    struct Info {
+        _before: [u64; 8],
+        name: [u8; 16],
+    }
+    #[repr(C)]
+    struct Ask {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    let mut info = Info { _before: [0; 8], name: [0; 16] };
+    let mut ask = Ask {
+        bpf_fd: program.as_raw_fd() as u32,
+        info_len: size_of::<Info>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: Ask is the OBJ_GET_INFO_BY_FD member; info points to info_len bytes that are exclusively ours, and the zeroes
+    // in them ask for no further buffers to be filled.
+    unsafe { bpf(15, &mut ask) }?;
+    Ok(info.name == PROGRAM)
+}
+
+/// Our device programs among those attached to this very group, oldest first; `BPF_PROG_QUERY` and
+/// `BPF_PROG_GET_FD_BY_ID` of bpf(2). The kernel has at most 64 in one group. One that goes away meanwhile is left out.
 pub(crate) fn bpf_cgroup_device_programs(group: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, rustix::io::Errno> {
     #[repr(C)]
     struct Query {
@@ -151,8 +180,13 @@ pub(crate) fn bpf_cgroup_device_programs(group: BorrowedFd<'_>) -> Result<Vec<Ow
         let mut get = Get { prog_id, next_id: 0, open_flags: 0 };
         // SAFETY: Get is the PROG_GET_FD_BY_ID member and holds no address.
         match unsafe { bpf(13, &mut get) } {
-            // SAFETY: a success is a new descriptor that nobody else owns.
-            Ok(fd) => programs.push(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
+            Ok(fd) => {
+                // SAFETY: a success is a new descriptor that nobody else owns.
+                let program = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+                if is_ours(std::os::fd::AsFd::as_fd(&program))? {
+                    programs.push(program);
+                }
+            }
             Err(rustix::io::Errno::NOENT) => {}
             Err(e) => return Err(e),
         }

@@ -51,6 +51,16 @@ pub fn mount_setattr(
     .map(drop)
 }
 
+/// Whether open_tree_attr(2) is there and not hidden by a seccomp filter that we run under.
+pub fn has_open_tree_attr() -> bool {
+    const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
+    // SAFETY: an invalid directory and an empty path open nothing; no attributes are given.
+    let asked = errno(unsafe {
+        libc::syscall(SYS_OPEN_TREE_ATTR, -1, c"".as_ptr(), 0, std::ptr::null::<MountAttributes>(), 0usize)
+    });
+    matches!(asked, Err(rustix::io::Errno::NOENT | rustix::io::Errno::BADF))
+}
+
 /// LOOP_CTL_GET_FREE of loop(4): the number of a loop device that nobody uses at this moment.
 pub fn loop_free(control: BorrowedFd<'_>) -> rustix::io::Result<u32> {
     const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;

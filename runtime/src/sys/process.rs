@@ -5,14 +5,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use crate::reap::End;
+
 // ---- children and signals of this process (reap.rs, the shim) -------------------------------------------------------
 
 /// `int waitid(idtype_t idtype, id_t id, siginfo_t *infop, int options)` without waiting — waitid(2). rustix has the call
 /// but not si_pid, without which a child that was only peeked at cannot be told from another.
 ///
-/// Answers the child's pid and its exit status (or 128 + signal), `None` if no child has ended. With `pidfd` only that
-/// child is asked for; `reap` takes it away, otherwise it stays a zombie.
-pub fn ended_child(pidfd: Option<BorrowedFd<'_>>, reap: bool) -> Result<Option<(u32, i32)>, Errno> {
+/// Answers the child's pid and how it ended, `None` if no child has ended. With `pidfd` only that child is asked for;
+/// `reap` takes it away, otherwise it stays a zombie.
+pub fn ended_child(pidfd: Option<BorrowedFd<'_>>, reap: bool) -> Result<Option<(u32, End)>, Errno> {
     let (kind, id) = match pidfd {
         // A descriptor is never negative.
         Some(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
@@ -30,7 +32,11 @@ pub fn ended_child(pidfd: Option<BorrowedFd<'_>>, reap: bool) -> Result<Option<(
     if pid == 0 {
         return Ok(None);
     }
-    Ok(Some((pid.unsigned_abs(), if info.si_code == libc::CLD_EXITED { status } else { 128 + status })))
+    let end = match info.si_code {
+        libc::CLD_EXITED => End::Exited(status),
+        code => End::Killed { signal: status, core: code == libc::CLD_DUMPED },
+    };
+    Ok(Some((pid.unsigned_abs(), end)))
 }
 
 /// `int pidfd_send_signal(int pidfd, int sig, siginfo_t *info, unsigned int flags)` with any number — pidfd_send_signal(2).
@@ -104,6 +110,23 @@ pub fn spawn(path: &CStr, argv: &[CString], env: &[CString], fds: &[(BorrowedFd<
         error
     };
     if error == 0 { Ok(pid.unsigned_abs()) } else { Err(Errno::from_raw_os_error(error)) }
+}
+
+/// Makes everything from `first` on close-on-exec, whoever opened it: `int close_range(unsigned first, unsigned last,
+/// unsigned flags)` with CLOSE_RANGE_CLOEXEC — close_range(2), since Linux 5.11; before, one by one.
+pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
+    // SAFETY: no descriptor is closed, moved or made; the flag matters to execve only.
+    let ret = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if ret == 0 {
+        return Ok(());
+    }
+    let open = std::fs::read_dir("/proc/self/fd").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    let numbers = open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    for number in numbers.filter(|number| *number >= first) {
+        // SAFETY: as above; the directory's own descriptor has the flag already.
+        unsafe { libc::fcntl(number.cast_signed(), libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
 }
 
 /// `int mallopt(int param, int value)` with M_ARENA_MAX = 1 — mallopt(3). A short-lived worker thread would otherwise

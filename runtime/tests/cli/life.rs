@@ -317,10 +317,7 @@ pub fn plan_needs_no_privileges(b: &Bench) {
 
 pub fn what_is_not_implemented_is_refused(b: &Bench) {
     let id = b.id("x");
-    b.spec(&["true"], |s| s["linux"]["cgroupsPath"] = json!("system.slice:mini:x"));
-    b.fails(&["run", &id], "/linux/cgroupsPath: ");
     b.spec(&["true"], |_| {});
-    b.fails(&["--systemd-cgroup", "run", &id], "systemd cgroup driver");
     b.fails(&["--rootless", "true", "run", &id], "rootless mode is not implemented");
     b.spec(&["true"], |s| s["linux"]["intelRdt"] = json!({"closID": "x"}));
     b.fails(&["run", &id], "/linux/intelRdt: is not implemented");

@@ -78,8 +78,11 @@ fn what_must_be_there_is_missed() {
     noticed(&child(&plain, &|o| matches!(o, Op::Setsid)), "setsid");
     noticed(&child(&plain, &|o| matches!(o, Op::Setgroups { .. })), "setgroups");
     noticed(&child(&plain, &|o| matches!(o, Op::Setuid { .. })), "user");
-    noticed(&child(&plain, &|o| matches!(o, Op::KeepCaps { on: true })), "capabilities are kept");
-    noticed(&child(&plain, &|o| matches!(o, Op::KeepCaps { on: false })), "capabilities are kept");
+    let mut spec = spec_of_docker();
+    spec.process.as_mut().unwrap().user.uid = 7;
+    let somebody = init(&hosts::hybrid(), &spec, PLAIN).unwrap();
+    noticed(&child(&somebody, &|o| matches!(o, Op::KeepCaps { on: true })), "capabilities are kept");
+    noticed(&child(&somebody, &|o| matches!(o, Op::KeepCaps { on: false })), "capabilities are kept");
     noticed(&child(&plain, &|o| matches!(o, Op::CheckCwd)), "getcwd");
     noticed(&child(&plain, &|o| matches!(o, Op::ChdirAgain { .. })), "chdir");
     noticed(&child(&plain, &|o| matches!(o, Op::Dup { to: 1, .. })), "opened as 1");
@@ -126,9 +129,21 @@ fn another_order_is_noticed() {
 }
 
 #[test]
+fn a_procfs_that_is_covered_is_noticed() {
+    let plan = plain();
+    let score = find(&plan, |o| matches!(*o, Op::Open { path, .. } if plan.text(path) == "self/oom_score_adj"));
+    let with = changed(&plan, score, |s| {
+        if let Op::Open { resolve, .. } = &mut s.op {
+            *resolve = 0x0a;
+        }
+    });
+    noticed(&with, "may be mounted over");
+}
+
+#[test]
 fn a_way_out_of_the_root_is_noticed() {
     let plan = plain();
-    let inside = find(&plan, |o| matches!(o, Op::Open { resolve, .. } if *resolve != 0));
+    let inside = find(&plan, |o| matches!(o, Op::Open { resolve, .. } if resolve & 0x10 != 0));
     let with = |how: u64| {
         changed(&plan, inside, |s| {
             if let Op::Open { resolve, .. } = &mut s.op {
@@ -165,6 +180,31 @@ fn a_way_out_of_the_root_is_noticed() {
         }
     });
     noticed(&deep, "is not one component");
+    let onto = find(&plan, |o| matches!(o, Op::MoveMountTo { .. }));
+    let deep = changed(&plan, onto, |s| {
+        if let Op::MoveMountTo { name, .. } = &mut s.op {
+            *name = slash;
+        }
+    });
+    noticed(&deep, "may be anything");
+    let root = plan.child[..onto].iter().find_map(|s| match s.op {
+        Op::Open { dir: runtime::plan::Dir::At(root), .. } => Some(root),
+        _ => None,
+    });
+    let of_the_image = changed(&plan, onto, |s| {
+        if let Op::MoveMountTo { dir, .. } = &mut s.op {
+            *dir = root.unwrap();
+        }
+    });
+    noticed(&of_the_image, "may be anything");
+    let copied =
+        find(&plan, |o| matches!(o, Op::OpenTree { flags, .. } if flags & libc::AT_SYMLINK_NOFOLLOW as u32 != 0));
+    let link = changed(&plan, copied, |s| {
+        if let Op::OpenTree { flags, .. } = &mut s.op {
+            *flags &= !(libc::AT_SYMLINK_NOFOLLOW as u32);
+        }
+    });
+    noticed(&link, "may be a link");
 }
 
 #[test]

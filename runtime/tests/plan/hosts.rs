@@ -17,16 +17,19 @@ pub fn hybrid() -> Host {
         cgroup: Layout { v1: hierarchies(), unified: Some(unified("/sys/fs/cgroup/unified", &[])) },
         last_cap: 40,
         mount_setattr: true,
+        open_tree_attr: false,
         kcore: true,
         apparmor: false,
         apparmor_attr: "self/attr/exec",
     }
 }
 
-/// Version 2 only, with AppArmor.
+/// Version 2 only, with AppArmor, Linux 6.18.
 pub fn v2() -> Host {
     let all = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
     Host {
+        kernel: (6, 18),
+        open_tree_attr: true,
         cgroup: Layout { v1: vec![], unified: Some(unified("/sys/fs/cgroup", &all)) },
         apparmor: true,
         apparmor_attr: "self/attr/apparmor/exec",
@@ -86,7 +89,7 @@ pub fn places(host: &Host, path: &str) -> (Vec<Group>, Vec<String>) {
         mount: u.mount.clone(),
         group: group.clone(),
     });
-    let record = Record { v1: v1.collect(), unified };
+    let record = Record { v1: v1.collect(), unified, systemd: None };
     let tasks = record.v1.iter().map(|p| p.dir().join("tasks").display().to_string()).collect();
     (groups(&record), tasks)
 }

@@ -22,6 +22,7 @@ pub const TESTS: &[super::Test] = &[
     ("place::tmpfs_with_a_copy", tmpfs_with_a_copy),
     ("place::sysfs_of_a_borrowed_network", sysfs_of_a_borrowed_network),
     ("place::nothing_to_execute", nothing_to_execute),
+    ("place::the_same_mounts_on_older_kernels", the_same_mounts_on_older_kernels),
 ];
 
 fn sh(bundle: &Bundle, script: &str, process: Value) -> Result<String, Failed> {
@@ -184,5 +185,49 @@ fn nothing_to_execute() -> Result<(), Failed> {
     spec.process = None;
     let error = run(&host, bundle.create(&spec)).unwrap_err();
     assert_eq!((error.to_string().as_str(), error.kind), ("/process: must not be empty", Kind::Invalid));
+    Ok(())
+}
+
+/// Each way that newer kernels shorten leads to the same mount table as the way of older ones.
+fn the_same_mounts_on_older_kernels() -> Result<(), Failed> {
+    let bundle = Bundle::new("older", 0);
+    let volume = bundle.dir.join("volume");
+    let patch = json!({
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "mode=1777"]},
+            {"destination": "/dev/run", "type": "tmpfs", "source": "run", "options": ["nosuid"]},
+            {"destination": "/tmp", "type": "bind", "source": volume, "options": ["rbind", "ro", "rprivate"]},
+            {"destination": "/dev/file", "type": "bind", "source": volume.join("file"), "options": ["bind", "private"]},
+        ],
+        "linux": {
+            "maskedPaths": ["/proc/keys", "/proc/none", "/proc/timer_list", "/proc/fs", "/proc/driver", "/proc/uptime",
+                            "/proc/tty", "/etc/passwd", "/run", "/proc/nothing", "/proc/version"],
+            "readonlyPaths": ["/proc/bus", "/proc/sys", "/proc/none", "/root"],
+        },
+        "process": {"args": ["cat", "/proc/self/mountinfo"]},
+    });
+    let newest = bundle::host();
+    let middle = runtime::Host { open_tree_attr: false, ..newest.clone() };
+    let oldest = runtime::Host { mount_setattr: false, ..middle.clone() };
+    let mut tables = Vec::new();
+    for host in [&newest, &middle, &oldest] {
+        let (status, text) = output(host, &bundle, &patch)?;
+        assert_eq!(status, 0, "{text}");
+        // Numbers of mounts, devices and peer groups differ from run to run.
+        let stable = |line: &str| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let kind = words.iter().position(|word| *word == "-").unwrap_or(words.len());
+            [&words[3..6], &words[kind..]].concat().join(" ")
+        };
+        tables.push(text.lines().map(stable).collect::<Vec<_>>());
+    }
+    assert!(tables[0].len() >= 17, "{:#?}", tables[0]);
+    for covered in ["/proc/keys", "/proc/driver", "/proc/version", "/etc/passwd", "/run", "/proc/sys", "/root"] {
+        assert!(tables[0].iter().any(|line| line.split(' ').nth(1) == Some(covered)), "{covered}: {:#?}", tables[0]);
+    }
+    assert_eq!(tables[0], tables[1]);
+    assert_eq!(tables[1], tables[2]);
     Ok(())
 }

@@ -49,6 +49,8 @@ pub fn spawn(flags: &Flags, caller: &Caller, listener: &OwnedFd) -> Result<Child
         command.env_remove(name);
     }
     command.env("TTRPC_ADDRESS", &caller.ttrpc_address);
+    // What our caller left open by mistake is not carried along for the life of a pod.
+    runtime::sys::close_on_exec_from(3).map_err(|e| Error::sys("close_range", "descriptors from 3 on", e))?;
     command.stdin(listener).stdout(Stdio::null()).stderr(bundle_log()?).process_group(0);
     command.spawn().map_err(|e| Error::io("execve", "the daemon", &e))
 }

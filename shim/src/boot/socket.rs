@@ -5,10 +5,10 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use runtime::{Error, Result};
-use rustix::fs::{CWD, Mode};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sha2::{Digest, Sha256};
@@ -19,8 +19,8 @@ pub const DEFAULT_DIR: &str = "/run/containerd/s";
 /// Connections that may wait while the daemon gets going; Go's listen asks for the same.
 const BACKLOG: i32 = 4096;
 
-/// Between bind and listen of another `start` a socket refuses connections although it is not abandoned.
-const SECOND_LOOK: Duration = Duration::from_millis(5);
+/// How long another `start` or `delete` may hold the directory, which takes it microseconds unless it is stopped.
+const TURN: Duration = Duration::from_secs(10);
 
 /// The name of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,14 @@ impl Address {
 
     /// Removes a socket that nobody listens on. Whether somebody does is the answer.
     pub fn remove_if_abandoned(&self) -> Result<bool> {
+        if !self.0.parent().is_some_and(Path::exists) {
+            return Ok(false);
+        }
+        let _turn = self.turn()?;
+        self.remove_unless_served()
+    }
+
+    fn remove_unless_served(&self) -> Result<bool> {
         if !std::fs::symlink_metadata(&self.0).is_ok_and(|m| m.file_type().is_socket()) {
             return Ok(false);
         }
@@ -77,6 +85,24 @@ impl Address {
                 Err(Error::io("unlink", self.0.display().to_string(), &e))
             }
             _ => Ok(false),
+        }
+    }
+
+    /// A lock on the directory, while which no other shim of ours binds or removes a socket in it: between bind and listen a
+    /// socket looks abandoned, and whoever replaced it then would split a pod. The kernel lifts it when we die.
+    fn turn(&self) -> Result<OwnedFd> {
+        let dir = self.0.parent().unwrap_or(Path::new("."));
+        let failed = |op, e| Error::sys(op, dir.display().to_string(), e);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| failed("open", e))?;
+        let end = Instant::now() + TURN;
+        loop {
+            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < end => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                locked => return locked.map(|()| fd).map_err(|e| failed("flock", e)),
+            }
         }
     }
 }
@@ -98,14 +124,11 @@ pub fn claim(address: &Address) -> Result<Claim> {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|e| Error::io("mkdir", dir.display().to_string(), &e))?;
     }
+    let _turn = address.turn()?;
     let socket = unix_socket().map_err(|e| failed("socket", e))?;
     match rustix::net::bind(&socket, &name) {
         Err(Errno::ADDRINUSE) => {
-            if address.is_served() {
-                return Ok(Claim::Served);
-            }
-            std::thread::sleep(SECOND_LOOK);
-            if address.remove_if_abandoned()? {
+            if address.remove_unless_served()? {
                 return Ok(Claim::Served);
             }
             rustix::net::bind(&socket, &name).map_err(|e| failed("bind", e))?;
@@ -205,6 +228,20 @@ mod tests {
         assert!(!address.remove_if_abandoned().unwrap());
         assert_eq!(Address::recorded(&format!("{}\n", address.url())), Some(address));
         assert_eq!(Address::recorded("/abstract"), None);
+    }
+
+    /// One of many gets it, although between bind and listen it looks abandoned.
+    #[test]
+    fn of_many_at_once_one_gets_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..200 {
+            let address = Address::new(dir.path().to_str().unwrap(), "/c", "n", &round.to_string(), false);
+            let claims: Vec<Claim> = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(|| claim(&address).unwrap())).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(claims.iter().filter(|claim| matches!(claim, Claim::Ours(_))).count(), 1);
+        }
     }
 
     #[test]

@@ -27,13 +27,13 @@ pub(super) struct Change {
 }
 
 impl Match {
-    fn contains(&self, other: &Match) -> bool {
+    pub(super) fn contains(&self, other: &Match) -> bool {
         let wider = |a: Option<u32>, b: Option<u32>| a.is_none() || a == b;
         self.node == other.node && wider(self.major, other.major) && wider(self.minor, other.minor)
     }
 
     /// The devices that both mean.
-    fn and(&self, other: &Match) -> Option<Match> {
+    pub(super) fn and(&self, other: &Match) -> Option<Match> {
         let both = |a: Option<u32>, b: Option<u32>| match (a, b) {
             (Some(x), Some(y)) if x != y => None,
             (x, y) => Some(x.or(y)),

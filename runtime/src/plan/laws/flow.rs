@@ -10,8 +10,11 @@ pub fn slots(op: &Op) -> (Vec<Slot>, Option<Slot>) {
         Dir::Cwd => vec![],
     };
     match *op {
-        Op::Open { dir, into, .. } | Op::OpenTree { dir, into, .. } => (at(dir), Some(into)),
+        Op::Open { dir, into, .. } | Op::OpenTree { dir, into, .. } | Op::OpenTreeAttr { dir, into, .. } => {
+            (at(dir), Some(into))
+        }
         Op::Close { slot }
+        | Op::Leave { slot }
         | Op::Write { slot, .. }
         | Op::Fchown { slot, .. }
         | Op::CheckFs { slot, .. }
@@ -35,6 +38,7 @@ pub fn slots(op: &Op) -> (Vec<Slot>, Option<Slot>) {
         Op::Remount { mount, .. } => (vec![mount], None),
         Op::Propagation { mount, .. } => (mount.into_iter().collect(), None),
         Op::MoveMount { from, to } => (vec![from, to], None),
+        Op::MoveMountTo { from, dir, .. } => (vec![from, dir], None),
         Op::CopyUp { root, into, .. } => (vec![root, into], None),
         Op::UnlockPty { master } | Op::Winsize { master, .. } => (vec![master], None),
         Op::PtyPeer { master, into } => (vec![master], Some(into)),
@@ -124,7 +128,7 @@ fn ways(plan: &Plan, section: Section, start: Slots) -> Result<Slots, String> {
         }
         let mut done = failed.clone();
         fills.iter().for_each(|s| done.put(*s, true));
-        if let Op::Close { slot } = step.op {
+        if let Op::Close { slot } | Op::Leave { slot } = step.op {
             done.put(slot, false);
         }
         let ends = matches!(step.op, Op::Exec { .. });

@@ -1,13 +1,14 @@
 //! Laws of mounts and paths: what belongs to the host and what to the container.
 
 use super::{SECTIONS, all};
+use crate::plan::rootfs::resolve;
 use crate::plan::{Dir, Op, Plan, Slot, Step};
 
 /// The way into the root file system, and that nothing of the host is reached from inside.
 pub(super) fn root(plan: &Plan) -> Option<String> {
     let slash = |o: &Op| matches!(*o, Op::Propagation { mount: None, path, .. } if plan.text(path) == "/");
     let private = all(plan, slash);
-    let moved = all(plan, |o| matches!(o, Op::MoveMount { .. }));
+    let moved = all(plan, |o| matches!(o, Op::MoveMount { .. } | Op::MoveMountTo { .. }));
     if moved.first().is_some_and(|m| private.first().is_none_or(|p| p > m)) {
         return Some("mounts of the child show on the host".into());
     }
@@ -27,11 +28,19 @@ pub(super) fn root(plan: &Plan) -> Option<String> {
     for i in all(plan, |o| matches!(o, Op::PivotRoot)) {
         let slave = |s: &Step| {
             matches!(s.op, Op::Propagation { mount: None, path, flags }
-                if plan.text(path) == "/.." && flags & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0 && flags & libc::MS_REC != 0)
+                if plan.text(path) == "." && flags & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0 && flags & libc::MS_REC != 0)
         };
         let gone = |s: &Step| matches!(s.op, Op::Umount { path, flags } if plan.text(path) == "." && flags == libc::MNT_DETACH as u32);
-        if !(plan.child.get(i + 1).is_some_and(slave) && plan.child.get(i + 2).is_some_and(gone)) {
-            return Some("the old root is made a slave and taken off".into());
+        let old = |s: &Step| matches!(s.op, Op::Fchdir { .. });
+        // Shared with the host until then, it would take the host's mounts along.
+        let shared = |s: &Step| {
+            matches!(s.op, Op::Propagation { mount: None, path, flags }
+                if plan.text(path) == "/" && flags & libc::MS_SHARED != 0)
+        };
+        let after: &[&dyn Fn(&Step) -> bool] =
+            if plan.child[..i].iter().any(shared) { &[&old, &slave, &gone] } else { &[&gone] };
+        if !after.iter().enumerate().all(|(n, is)| plan.child.get(i + 1 + n).is_some_and(is)) {
+            return Some("the old root is no longer the host's and taken off".into());
         }
         if [&read_only, &masks].iter().any(|list| list.last().is_some_and(|l| *l > i)) {
             return Some("what covers paths of the container comes from the host".into());
@@ -45,12 +54,14 @@ pub(super) fn root(plan: &Plan) -> Option<String> {
     };
     let entered = all(plan, inside).pop()?;
     plan.child[entered + 1..].iter().find_map(|step| match step.op {
-        Op::OpenTree { dir: Dir::Cwd, path, .. } => Some(format!("{:?} by name inside", plan.text(path))),
+        Op::OpenTree { dir: Dir::Cwd, path, .. } | Op::OpenTreeAttr { dir: Dir::Cwd, path, .. } => {
+            Some(format!("{:?} by name inside", plan.text(path)))
+        }
         Op::Open { dir: Dir::Cwd, path, .. } if plan.given.init.is_none() || plan.text(path) != "/" => {
             Some(format!("{:?} by name inside", plan.text(path)))
         }
         Op::Umount { path, .. } | Op::Propagation { mount: None, path, .. }
-            if ![".", "/", "/.."].contains(&plan.text(path).as_str()) =>
+            if ![".", "/"].contains(&plan.text(path).as_str()) =>
         {
             Some(format!("{:?} by name inside", plan.text(path)))
         }
@@ -64,16 +75,17 @@ fn trusted(plan: &Plan, slot: Slot) -> bool {
     plan.given.process == Some(slot) || plan.prepare.iter().any(proc)
 }
 
-/// Whatever is opened is closed by execve, and what is opened of a container blocks and triggers nothing.
+/// Whatever is opened is closed by execve, what is opened of a container blocks and triggers nothing, and what is opened
+/// of the host's procfs is procfs (CVE-2025-52881).
 pub(super) fn opens(plan: &Plan) -> Option<String> {
     let has = |flags: u32, bit: i32| flags & bit as u32 != 0;
     for section in SECTIONS {
         for (i, step) in plan.section(section).iter().enumerate() {
             let at = |what: &str| Some(format!("{} {i}: {what}", section.name()));
             let (dir, path, flags) = match step.op {
-                Op::Open { dir, path, flags, .. } | Op::OpenTree { dir, path, flags, .. } => {
-                    (dir, plan.text(path), flags)
-                }
+                Op::Open { dir, path, flags, .. }
+                | Op::OpenTree { dir, path, flags, .. }
+                | Op::OpenTreeAttr { dir, path, flags, .. } => (dir, plan.text(path), flags),
                 _ => continue,
             };
             if !has(flags, libc::O_CLOEXEC) {
@@ -82,9 +94,16 @@ pub(super) fn opens(plan: &Plan) -> Option<String> {
             if dir == Dir::Cwd && !path.starts_with('/') {
                 return at(&format!("{path:?} is relative to the caller"));
             }
-            let (Dir::At(slot), Op::Open { .. }) = (dir, step.op) else { continue };
+            let (Dir::At(slot), Op::Open { resolve, .. }) = (dir, step.op) else { continue };
+            let no_xdev = resolve::NO_XDEV | resolve::BENEATH;
+            if trusted(plan, slot) && resolve & no_xdev != no_xdev {
+                return at(&format!("{path:?} may be mounted over"));
+            }
             let new = has(flags, libc::O_CREAT) && has(flags, libc::O_EXCL) && has(flags, libc::O_NOFOLLOW);
-            let harmless = has(flags, libc::O_PATH) || has(flags, libc::O_NONBLOCK) || path == "dev/pts/ptmx";
+            let before = i.checked_sub(1).and_then(|before| plan.section(section).get(before)).map(|s| s.op);
+            let devpts =
+                matches!(before, Some(Op::CheckFs { slot: looked, magic: 0x1cd1, is: true }) if looked == slot);
+            let harmless = has(flags, libc::O_PATH) || has(flags, libc::O_NONBLOCK) || (devpts && path == "ptmx");
             if !trusted(plan, slot) && !new && !harmless {
                 return at(&format!("{path:?} may be anything"));
             }
@@ -131,6 +150,21 @@ pub(super) fn paths(plan: &Plan) -> Option<String> {
             {
                 return Some(format!("child {i}: {:?} may leave the root", plan.text(path)));
             }
+            Op::MoveMountTo { dir, name, .. }
+            | Op::OpenTree { dir: Dir::At(dir), path: name, .. }
+            | Op::OpenTreeAttr { dir: Dir::At(dir), path: name, .. }
+                if !plan.text(name).is_empty() =>
+            {
+                let fresh = |s: &Step| matches!(s.op, Op::Fsmount { into, .. } if into == dir);
+                let name = plan.text(name);
+                if name.contains('/') || name.starts_with('.') || !plan.child[..i].iter().any(fresh) {
+                    return Some(format!("child {i}: {name:?} may be anything"));
+                }
+                if matches!(step.op, Op::OpenTree { flags, .. } | Op::OpenTreeAttr { flags, .. } if flags & libc::AT_SYMLINK_NOFOLLOW as u32 == 0)
+                {
+                    return Some(format!("child {i}: {name:?} may be a link"));
+                }
+            }
             _ => {}
         }
     }
@@ -150,10 +184,11 @@ pub(super) fn attached(plan: &Plan) -> Option<String> {
                     }
                     into
                 }
-                Op::OpenTree { flags, into, .. } if flags & 1 != 0 => into,
+                Op::OpenTree { flags, into, .. } | Op::OpenTreeAttr { flags, into, .. } if flags & 1 != 0 => into,
                 _ => continue,
             };
-            let moved = |s: &Step| matches!(s.op, Op::MoveMount { from, .. } if from == tree);
+            let moved =
+                |s: &Step| matches!(s.op, Op::MoveMount { from, .. } | Op::MoveMountTo { from, .. } if from == tree);
             if !plan.child.iter().any(moved) {
                 return Some(format!("{} {i}: <{}> is never attached", section.name(), plan.slot_name(tree)));
             }

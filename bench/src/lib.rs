@@ -1,0 +1,35 @@
+//! Measures mini beside its peers, all in one run on one machine, in turns. `scripts/bench` prepares and starts it;
+//! `tests/budgets.rs` checks the counts among its figures that no weather changes.
+#![forbid(unsafe_code)]
+
+pub mod alone;
+pub mod bed;
+pub mod bundle;
+pub mod daemon;
+pub mod figures;
+pub mod group;
+pub mod life;
+pub mod memory;
+pub mod plot;
+pub mod report;
+pub mod shim;
+pub mod stdio;
+pub mod targets;
+pub mod wire;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What a step of the bench answers.
+pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Where `scripts/testbed` has put things.
+pub fn testbed() -> PathBuf {
+    std::env::var_os("MINI_TESTBED").map_or_else(|| PathBuf::from("/var/cache/mini-testbed"), PathBuf::from)
+}
+
+/// A number that nothing else in this run has.
+pub fn number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

@@ -1,0 +1,68 @@
+//! Small files whose text the kernel makes up when they are read: proc(5), sysfs(5), cgroups(7).
+//!
+//! They say that they are empty, so `std::fs::read` would grow a buffer from nothing and ask twice as often as needed.
+
+#![forbid(unsafe_code)]
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::path::Arg;
+
+/// The kernel fills a page per read(2) and cuts only between records (seq_file): what comes back shorter than half a page,
+/// of a file none of whose records is that long, is all there is.
+const SURELY_ALL: usize = 2048;
+
+/// The text of a file with records (lines, mostly) of less than two KiB. What is not UTF-8 is replaced.
+///
+/// # Errors
+/// Those of open(2) and read(2).
+pub fn small<P: Arg + Copy>(path: P) -> rustix::io::Result<String> {
+    read(path, SURELY_ALL)
+}
+
+/// The text of a file with records of any length, such as mountinfo.
+///
+/// # Errors
+/// Those of open(2) and read(2).
+pub fn whole<P: Arg + Copy>(path: P) -> rustix::io::Result<String> {
+    read(path, 1)
+}
+
+fn read<P: Arg + Copy>(path: P, surely_all: usize) -> rustix::io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = retry_on_intr(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?;
+    let mut page = [0; 4096];
+    let mut text = Vec::new();
+    loop {
+        match rustix::io::read(&fd, &mut page) {
+            Ok(n) => {
+                text.extend_from_slice(&page[..n]);
+                if n < surely_all {
+                    return Ok(String::from_utf8(text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into()));
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_table_is_read_to_its_end() {
+        let table = whole("/proc/self/mountinfo").unwrap();
+        assert_eq!(table, std::fs::read_to_string("/proc/self/mountinfo").unwrap());
+        // Several pages, in short records, of which the last one is the kernel's own.
+        let long = small("/proc/self/smaps").unwrap();
+        let last = long.lines().last().unwrap_or_default();
+        assert!(long.len() > 4096 && last.starts_with("VmFlags:"), "{} bytes, {last}", long.len());
+    }
+
+    #[test]
+    fn what_is_not_there_is_an_errno() {
+        assert_eq!(small("/proc/self/none").unwrap_err(), Errno::NOENT);
+    }
+}

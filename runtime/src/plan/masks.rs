@@ -1,0 +1,205 @@
+//! `/linux/readonlyPaths` and `/linux/maskedPaths`: mounts on top of what the container may only read, or not even that.
+//!
+//! The sources are never looked up in the rootfs (CVE-2025-31133), so this happens while the host's tree is still there.
+
+use super::compile::Compiler;
+use super::mounts::clean;
+use super::options::attr;
+use super::rootfs::{CLONE, DIRECTORY, EMPTY_PATH, PLACE, RECURSIVE, resolve};
+use super::{Dir, Label, Op, Slot, Str};
+
+/// Links in the root of a procfs, which lead elsewhere in it: what is meant is where they lead.
+const LINKS: [&str; 4] = ["self", "thread-self", "net", "mounts"];
+
+/// How many masks may leave their descriptor open until execve; after that each is closed for the next.
+const LEFT_OPEN: usize = 64;
+
+/// open_tree(2) AT_SYMLINK_NOFOLLOW
+const NO_LINK: u32 = libc::AT_SYMLINK_NOFOLLOW as u32;
+
+/// A path on which something is put.
+enum Target {
+    /// One component of a procfs or sysfs that we have just made: nobody but the kernel decides what is there.
+    Fresh { dir: Slot, name: Str },
+    /// Whatever it is: it is opened first.
+    Any,
+}
+
+/// What masks are made of.
+struct Covers {
+    /// An empty read-only tmpfs, detached, for directories.
+    directory: Slot,
+    /// A null device, for files.
+    file: Slot,
+    /// A detached copy of the null device.
+    copy: Slot,
+}
+
+impl Compiler<'_> {
+    fn target(&mut self, path: &str) -> Target {
+        let clean = clean(path);
+        let Some((parent, name)) = clean.rsplit_once('/') else { return Target::Any };
+        match self.kernel.get(parent) {
+            Some((dir, true)) if !LINKS.contains(&name) => Target::Fresh { dir: *dir, name: self.b.str(name) },
+            _ => Target::Any,
+        }
+    }
+
+    /// The place of a masked or read-only path. Below a procfs or sysfs of ours it is looked up from that mount, because
+    /// another container with the same rootfs may rename what it is mounted on (CVE-2019-19921).
+    fn place(&mut self, root: Slot, path: &str, into: Slot, missing: Label) {
+        let clean = clean(path);
+        let below = |dest: &str| clean.strip_prefix(dest).and_then(|rest| rest.strip_prefix('/'));
+        let ours = self.kernel.iter().filter_map(|(dest, (slot, _))| Some((dest.len(), *slot, below(dest)?))).max();
+        let (dir, path, resolve) = match ours {
+            Some((_, mount, rest)) => (mount, self.b.str(rest), resolve::BENEATH | resolve::NO_MAGICLINKS),
+            None => (root, self.b.str(path), resolve::IN_ROOT | resolve::NO_MAGICLINKS),
+        };
+        let op = Op::Open { dir: Dir::At(dir), path, flags: PLACE, mode: 0, resolve, into };
+        self.b.op_on(op, &[(libc::ENOENT, missing), (libc::ENOTDIR, missing)]);
+    }
+
+    /// Copies of themselves, made read-only, on top of themselves. What is not there needs no protection.
+    pub(super) fn readonly_paths(&mut self) {
+        let spec = self.spec;
+        let root = self.root().slot;
+        for (i, path) in spec.linux.readonly_paths.iter().enumerate() {
+            self.b.from(format!("/linux/readonlyPaths/{i}"));
+            let skip = self.b.label();
+            let place = self.b.scratch(path);
+            let tree = self.b.scratch(format!("{path} read-only"));
+            let target = self.target(path);
+            if let Target::Fresh { dir, name } = target {
+                self.copy_of_fresh(dir, name, &clean(path), tree, skip);
+            } else {
+                self.place(root, path, place, skip);
+                let (path, flags) = (self.b.str(""), CLONE | RECURSIVE | EMPTY_PATH);
+                self.b.op(Op::OpenTree { dir: Dir::At(place), path, flags, into: tree });
+                if self.host.mount_setattr {
+                    self.read_only(tree);
+                }
+            }
+            match target {
+                Target::Fresh { dir, name } => self.b.op(Op::MoveMountTo { from: tree, dir, name }),
+                Target::Any => self.b.op(Op::MoveMount { from: tree, to: place }),
+            }
+            if !self.host.mount_setattr {
+                self.read_only(tree);
+            }
+            self.b.bind(skip);
+        }
+    }
+
+    /// A read-only copy of what is in a fresh file system. What config.json mounts below keeps its own attributes.
+    fn copy_of_fresh(&mut self, dir: Slot, name: Str, path: &str, into: Slot, missing: Label) {
+        let mounts = &self.spec.mounts;
+        let inside =
+            |m: &crate::spec::Mount| clean(&m.destination).strip_prefix(path).is_some_and(|p| p.starts_with('/'));
+        let nested = mounts.iter().any(inside);
+        let flags = CLONE | RECURSIVE | NO_LINK;
+        if !nested && self.host.open_tree_attr {
+            let (set, clear, propagation) = (attr::RDONLY, 0, 0);
+            let op = Op::OpenTreeAttr { dir: Dir::At(dir), path: name, flags, set, clear, propagation, into };
+            return self.b.op_on(op, &[(libc::ENOENT, missing)]);
+        }
+        self.b.op_on(Op::OpenTree { dir: Dir::At(dir), path: name, flags, into }, &[(libc::ENOENT, missing)]);
+        if self.host.mount_setattr {
+            self.read_only(into);
+        }
+    }
+
+    /// The node that covers files: the container's where its /dev is of our making, so that nothing of the host's shows in
+    /// the container's mount table; else the host's.
+    fn null_to_show(&mut self) -> Slot {
+        let Some(dev) = self.mounted.get("/dev").copied() else {
+            return self.host_file("/dev/null", libc::makedev(1, 3));
+        };
+        // Needed for every mask: no scratch slot, which would come to hold something else after many mounts.
+        let slot = self.b.slot("/dev/null");
+        let path = self.b.str("null");
+        let resolve = resolve::BENEATH | resolve::NO_SYMLINKS;
+        self.b.op(Op::Open { dir: Dir::At(dev), path, flags: PLACE, mode: 0, resolve, into: slot });
+        self.b.op(Op::CheckNode { slot, mode: libc::S_IFCHR, dev: libc::makedev(1, 3) });
+        slot
+    }
+
+    /// Files are covered by a null device, directories by one empty read-only tmpfs.
+    pub(super) fn masked_paths(&mut self) {
+        let spec = self.spec;
+        let paths = &spec.linux.masked_paths;
+        if paths.is_empty() {
+            return;
+        }
+        let root = self.root().slot;
+        self.b.from("/linux/maskedPaths");
+        let (directory, copy) = (self.b.slot("mask"), self.b.slot("file mask"));
+        self.fresh("tmpfs", &[("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "0755")], attr::RDONLY, directory);
+        let covers = Covers { directory, file: self.null_to_show(), copy };
+        let targets: Vec<Target> = paths.iter().map(|path| self.target(path)).collect();
+        // Where each mask begins, without and with a copy of the null device at hand.
+        let starts: Vec<[Label; 2]> = (0..=paths.len()).map(|_| [self.b.label(), self.b.label()]).collect();
+        for (i, path) in paths.iter().enumerate() {
+            self.b.from(format!("/linux/maskedPaths/{i}"));
+            let [bare, next] = [starts[i][0], starts[i + 1][0]];
+            self.b.bind(bare);
+            match targets[i] {
+                Target::Fresh { dir, name } => {
+                    let direct = matches!(targets.get(i + 1), Some(Target::Fresh { .. }));
+                    let next = [next, starts[i + 1][usize::from(direct)]];
+                    self.mask_fresh(&covers, (dir, name), starts[i][1], next, i < LEFT_OPEN);
+                }
+                Target::Any => self.mask_any(&covers, root, path),
+            }
+        }
+        self.b.bind(starts[paths.len()][0]);
+    }
+
+    /// Tries the null device; where a directory is, the kernel does not take it. A copy that was not used is for the next.
+    fn mask_fresh(&mut self, covers: &Covers, place: (Slot, Str), ready: Label, next: [Label; 2], leave: bool) {
+        let (dir, name) = place;
+        let [bare, with_copy] = next;
+        let empty = self.b.str("");
+        let flags = CLONE | EMPTY_PATH;
+        let (is_dir, first, put, used) = (self.b.label(), self.b.label(), self.b.label(), self.b.label());
+        self.b.op(Op::OpenTree { dir: Dir::At(covers.file), path: empty, flags, into: covers.copy });
+        self.b.bind(ready);
+        let file = Op::MoveMountTo { from: covers.copy, dir, name };
+        let taken = if leave { used } else { bare };
+        self.b.op_on(file, &[(0, taken), (libc::ENOENT, with_copy), (libc::EINVAL, is_dir)]);
+        if leave {
+            self.b.bind(used);
+            self.b.op_on(Op::Leave { slot: covers.copy }, &[(0, bare)]);
+        }
+        self.b.bind(is_dir);
+        // Only since Linux 6.15 can a mount be copied that is not attached: before, the first directory gets the cover
+        // itself and the others get copies of it.
+        let tree = self.b.scratch("mask");
+        let copy = Op::OpenTree { dir: Dir::At(covers.directory), path: empty, flags, into: tree };
+        self.b.op_on(copy, &[(0, put), (libc::EINVAL, first)]);
+        self.b.bind(first);
+        self.b.op_on(Op::MoveMountTo { from: covers.directory, dir, name }, &[(0, with_copy)]);
+        self.b.bind(put);
+        self.b.op_on(Op::MoveMountTo { from: tree, dir, name }, &[(0, with_copy)]);
+    }
+
+    fn mask_any(&mut self, covers: &Covers, root: Slot, path: &str) {
+        let (skip, file, done, first) = (self.b.label(), self.b.label(), self.b.label(), self.b.label());
+        let (place, tree) = (self.b.scratch(path), self.b.scratch(format!("{path} mask")));
+        self.place(root, path, place, skip);
+        let (empty, dot) = (self.b.str(""), self.b.str("."));
+        let probe = self.b.scratch("directory");
+        let flags = PLACE | DIRECTORY;
+        let op = Op::Open { dir: Dir::At(place), path: dot, flags, mode: 0, resolve: 0, into: probe };
+        self.b.op_on(op, &[(libc::ENOTDIR, file)]);
+        let flags = CLONE | EMPTY_PATH;
+        let copy = Op::OpenTree { dir: Dir::At(covers.directory), path: empty, flags, into: tree };
+        self.b.op_on(copy, &[(0, done), (libc::EINVAL, first)]);
+        self.b.bind(first);
+        self.b.op_on(Op::MoveMount { from: covers.directory, to: place }, &[(0, skip)]);
+        self.b.bind(file);
+        self.b.op(Op::OpenTree { dir: Dir::At(covers.file), path: empty, flags, into: tree });
+        self.b.bind(done);
+        self.b.op(Op::MoveMount { from: tree, to: place });
+        self.b.bind(skip);
+    }
+}
