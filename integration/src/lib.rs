@@ -7,6 +7,7 @@
 pub mod bed;
 pub mod client;
 pub mod containerd;
+pub mod docker;
 pub mod events;
 pub mod host;
 pub mod pty;
@@ -15,7 +16,8 @@ pub mod suite;
 
 pub use bed::Bed;
 pub use client::Output;
-pub use containerd::{Containerd, Runtime, Version};
+pub use containerd::{Containerd, Runtime, Version, bin_dir};
+pub use docker::Docker;
 pub use suite::Case;
 
 /// What a test or a step of the harness answers; any error that can be shown will do.

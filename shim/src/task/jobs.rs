@@ -148,8 +148,9 @@ impl Owner {
         process.pidfd = Some(Arc::clone(&pidfd));
         let me = self.me.clone();
         tokio::spawn(async move {
-            let status = reap::exit(pidfd).await;
-            let _ = me.send(Message::Exited(who, Exit { status, at: SystemTime::now() }));
+            let end = reap::exit(pidfd).await;
+            let exit = Exit { status: end.status().unsigned_abs(), at: SystemTime::now() };
+            let _ = me.send(Message::Exited(who, end, exit));
         });
         Ok(())
     }
