@@ -162,9 +162,8 @@ fn pressure(bed: &mut Bed<'_>) -> Done {
     let id = held.id().to_owned();
     let file = Layout::read().unwrap().unified.map(|u| u.mount.join(group(&held)).join("cpu.pressure"));
     // On version 1 and on a kernel without PSI there is none, and none is said.
-    let there = hierarchy("cpu").zip(file).is_some_and(|(cpu, file)| {
-        file.starts_with(&cpu) && std::fs::read(&file).is_ok()
-    });
+    let there =
+        hierarchy("cpu").zip(file).is_some_and(|(cpu, file)| file.starts_with(&cpu) && std::fs::read(&file).is_ok());
     let began = Instant::now();
     loop {
         let ended = held.bed.wait(held.bed.command(&["events", "--stats", &id]), LONG);
