@@ -7,9 +7,11 @@
 pub mod bed;
 pub mod client;
 pub mod containerd;
+pub mod cri;
 pub mod docker;
 pub mod events;
 pub mod host;
+pub mod nerdctl;
 pub mod pty;
 pub mod residue;
 pub mod suite;

@@ -31,7 +31,10 @@ impl Residue {
         for (_, argv) in host.processes()? {
             // Clients come and go with the tests; shims and containers' processes are what counts.
             let program = argv[0].rsplit('/').next().unwrap_or_default();
-            if !matches!(program, "nsenter" | "timeout" | "env" | "ctr" | "docker" | "docker-compose") {
+            if !matches!(
+                program,
+                "nsenter" | "timeout" | "env" | "ctr" | "docker" | "docker-compose" | "cri" | "crictl"
+            ) {
                 lines.insert(format!("process {}", argv.join(" ")));
             }
         }
@@ -66,8 +69,7 @@ pub fn assert_none_of(containerd: &Containerd, id: &str, limit: Duration) -> Out
                 left.push(format!("cgroup {}", group.display()));
             }
         }
-        let bundle = containerd.bundle(id);
-        if bundle.exists() {
+        for bundle in containerd.bundles(id) {
             left.push(format!("bundle {}", bundle.display()));
         }
         for (pid, argv) in containerd.host.processes()? {
@@ -127,8 +129,9 @@ fn walk(root: &Path, directory: &Path, lines: &mut BTreeSet<String>) {
         let path = entry.path();
         let shown = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         // The fifos belong to the client, which may have been killed or have detached; old ctrs leave them. A dockerd that is
-        // killed leaves its network socket. A directory that only groups others (per namespace) stays, with any runtime.
-        let others = ["containerd/fifo", "containerd/runc", "tripwire", "docker/libnetwork"];
+        // killed leaves its network socket, nerdctl keeps a directory per namespace. A directory that only groups others (per
+        // namespace) stays, with any runtime.
+        let others = ["containerd/fifo", "containerd/runc", "tripwire", "docker/libnetwork", "nerdctl"];
         let kept = others.iter().any(|skip| shown.starts_with(skip));
         let grouping = ["containerd/s", "containerd/io.containerd.runtime.v2.task"].contains(&shown.as_str())
             || path.parent().is_some_and(|parent| parent.ends_with("io.containerd.runtime.v2.task"));
