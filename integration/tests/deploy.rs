@@ -15,6 +15,8 @@ const VERSIONS: &str = "/usr/local/lib/mini";
 /// Made by whoever wants containerd restarted, removed when that is done.
 const WANTED: &str = "/run/restart-wanted";
 
+type Test = fn() -> Outcome;
+
 /// A node that has never heard of mini.
 struct Node {
     containerd: Arc<Containerd>,
@@ -219,7 +221,7 @@ fn overhead_is_measured() -> Outcome {
 
 fn main() {
     let arguments = Arguments::from_args();
-    let cases: [(&str, fn() -> Outcome); 5] = [
+    let cases: [(&str, Test); 5] = [
         ("life_1_6", life_1_6),
         ("life_2_1", life_2_1),
         ("life_2_3", life_2_3),
