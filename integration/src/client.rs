@@ -135,6 +135,11 @@ impl Running {
         })
     }
 
+    /// What the client has written so far.
+    pub fn seen(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.seen.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
     /// Whether its output holds the words so far.
     pub fn has_said(&self, words: &str) -> bool {
         let seen = self.stdout.seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -184,11 +184,16 @@ impl Containerd {
     }
 
     fn configure(&self) -> Outcome {
-        let (format, cri) = match self.version {
-            Version::C1_6 => (2, r#""io.containerd.grpc.v1.cri""#),
-            _ => (3, r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime""#),
+        let (format, cri, monitor) = match self.version {
+            Version::C1_6 => (2, r#""io.containerd.grpc.v1.cri""#, "internal.v1"),
+            _ => (
+                3,
+                r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime""#,
+                "monitor.container.v1",
+            ),
         };
-        self.write_config(format, "", &format!("{cri}, "), "")
+        let restart = format!("[plugins.\"io.containerd.{monitor}.restart\"]\ninterval = \"1s\"\n");
+        self.write_config(format, "", &format!("{cri}, "), &restart)
     }
 
     /// Writes config.toml: without what would leave directories of its own outside root and state (nri, opt), without

@@ -11,6 +11,7 @@ pub mod cri;
 pub mod docker;
 pub mod events;
 pub mod host;
+pub mod nerdctl;
 pub mod pty;
 pub mod residue;
 pub mod suite;

@@ -129,8 +129,9 @@ fn walk(root: &Path, directory: &Path, lines: &mut BTreeSet<String>) {
         let path = entry.path();
         let shown = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         // The fifos belong to the client, which may have been killed or have detached; old ctrs leave them. A dockerd that is
-        // killed leaves its network socket. A directory that only groups others (per namespace) stays, with any runtime.
-        let others = ["containerd/fifo", "containerd/runc", "tripwire", "docker/libnetwork"];
+        // killed leaves its network socket, nerdctl keeps a directory per namespace. A directory that only groups others (per
+        // namespace) stays, with any runtime.
+        let others = ["containerd/fifo", "containerd/runc", "tripwire", "docker/libnetwork", "nerdctl"];
         let kept = others.iter().any(|skip| shown.starts_with(skip));
         let grouping = ["containerd/s", "containerd/io.containerd.runtime.v2.task"].contains(&shown.as_str())
             || path.parent().is_some_and(|parent| parent.ends_with("io.containerd.runtime.v2.task"));

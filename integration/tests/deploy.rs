@@ -15,8 +15,6 @@ const VERSIONS: &str = "/usr/local/lib/mini";
 /// Made by whoever wants containerd restarted, removed when that is done.
 const WANTED: &str = "/run/restart-wanted";
 
-type Test = fn() -> Outcome;
-
 /// A node that has never heard of mini.
 struct Node {
     containerd: Arc<Containerd>,
@@ -219,9 +217,12 @@ fn overhead_is_measured() -> Outcome {
     node.assert_clean()
 }
 
+/// A test and its name.
+type Case = (&'static str, fn() -> Outcome);
+
 fn main() {
     let arguments = Arguments::from_args();
-    let cases: [(&str, Test); 5] = [
+    let cases: [Case; 5] = [
         ("life_1_6", life_1_6),
         ("life_2_1", life_2_1),
         ("life_2_3", life_2_3),

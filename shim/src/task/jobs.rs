@@ -139,10 +139,11 @@ impl Owner {
     fn adopt(&mut self, who: Who, child: Child, wiring: Wiring) -> io::Result<()> {
         let Child { pid, pidfd, console } = child;
         let pidfd = Arc::new(ready::for_reading(pidfd)?);
-        let streams = wiring.run(console).inspect_err(|_| {
+        let mut streams = wiring.run(console).inspect_err(|_| {
             let _ = runtime::reap::signal(pidfd.get_ref(), 9);
         })?;
         let Some(process) = self.processes.get_mut(&who) else { return Ok(()) };
+        let drain = streams.take_drain();
         process.pid = pid;
         process.streams = streams;
         process.pidfd = Some(Arc::clone(&pidfd));
@@ -150,6 +151,7 @@ impl Owner {
         tokio::spawn(async move {
             let end = reap::exit(pidfd).await;
             let exit = Exit { status: end.status().unsigned_abs(), at: SystemTime::now() };
+            drain.dry().await;
             let _ = me.send(Message::Exited(who, end, exit));
         });
         Ok(())
