@@ -29,11 +29,7 @@ pub fn mini(bed: &Bed) -> Runtime {
 /// mini, the others, and the floor twice: with a filter as libseccomp writes it and with the one that mini makes.
 fn runtimes(bed: &Bed) -> Outcome<Vec<Runtime>> {
     let plain = |name, binary| Runtime { name, binary, filter: None };
-    let mut all = vec![
-        mini(bed),
-        plain("runc", program("c2.1/bin/runc")?),
-        plain("crun", program("c2.1/bin/crun")?),
-    ];
+    let mut all = vec![mini(bed), plain("runc", program("c2.1/bin/runc")?), plain("crun", program("c2.1/bin/crun")?)];
     if let Ok(youki) = program("peers/bin/youki") {
         all.push(plain("youki", youki));
     }

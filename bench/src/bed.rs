@@ -77,6 +77,15 @@ impl Bed {
     }
 }
 
+impl Drop for Bed {
+    /// A failed case may have left shims and containers.
+    fn drop(&mut self) {
+        for group in &self.groups {
+            let _none = group.clear();
+        }
+    }
+}
+
 /// A program of the test bed.
 pub fn program(path: &str) -> Outcome<PathBuf> {
     let path = crate::testbed().join(path);

@@ -76,7 +76,10 @@ fn remove(group: &Path) {
 
 impl Group {
     fn v1(&self) -> Outcome<&Trees> {
-        Ok(self.v1.as_ref().ok_or("CPU and memory are measured by cgroup v1's cpuacct and memory, which are not here")?)
+        Ok(self
+            .v1
+            .as_ref()
+            .ok_or("CPU and memory are measured by cgroup v1's cpuacct and memory, which are not here")?)
     }
 
     /// Runs `start` with this thread in the group, so that what it starts is born there. The thread is moved by its own
@@ -160,9 +163,7 @@ impl Group {
     /// Bytes charged for what was born in it, containers left out: all, and the kernel's part.
     pub fn memory(&self) -> Outcome<(f64, f64)> {
         let memory = self.v1()?.memory.join("shim");
-        let read = |file: &str| -> Outcome<f64> {
-            Ok(std::fs::read_to_string(memory.join(file))?.trim().parse()?)
-        };
+        let read = |file: &str| -> Outcome<f64> { Ok(std::fs::read_to_string(memory.join(file))?.trim().parse()?) };
         Ok((read("memory.usage_in_bytes")?, read("memory.kmem.usage_in_bytes")?))
     }
 }

@@ -61,9 +61,9 @@ fn in_shim(job: impl Fn(&Bed, &mut Standing) -> Outcome, check: impl Fn(&Counts)
     let shim = alone::parent_of(standing.pid)?;
     job(&bed, &mut standing)?;
     let (_, counts) = alone::counting(shim, &bed.dir, || job(&bed, &mut standing))?;
-    check(&counts)?;
     standing.end(&bed, peer, group)?;
-    group.until_empty()
+    group.until_empty()?;
+    check(&counts)
 }
 
 fn a_member() -> Outcome {
