@@ -45,13 +45,11 @@ fn wish<'a>(group: &'a str, seccomp: bool) -> Wish<'a> {
     Wish { args: &["true"], seccomp, cgroup: group, pod: None }
 }
 
+/// The times of the parts of a life in milliseconds, and what is left of it: its bundle and its shim's address.
+type Lived = (Vec<(&'static str, f64)>, crate::bundle::Bundle, String);
+
 /// `start`, Create, Start, exit, Delete, Shutdown.
-fn life(
-    bed: &Bed,
-    peer: &Peer,
-    group: &Group,
-    seccomp: bool,
-) -> Outcome<(Vec<(&'static str, f64)>, crate::bundle::Bundle, String)> {
+fn life(bed: &Bed, peer: &Peer, group: &Group, seccomp: bool) -> Outcome<Lived> {
     let id = format!("life-{}", number());
     let path = format!("{}/{id}", group.path);
     let bundle = bed.bundles.make(&id, &wish(&path, seccomp))?;

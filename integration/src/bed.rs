@@ -22,6 +22,11 @@ impl Bed {
         Bed { containerd, name: name.replace('_', "-"), ids: Mutex::default() }
     }
 
+    /// The test's name, as its ids begin.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The runtime under test.
     pub fn runtime(&self) -> Runtime {
         self.containerd.runtime

@@ -135,6 +135,11 @@ impl Running {
         })
     }
 
+    /// What the client has written so far.
+    pub fn seen(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.seen.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
     /// Whether the client has exited.
     pub fn is_over(&mut self) -> Outcome<bool> {
         Ok(self.child.try_wait()?.is_some())

@@ -85,7 +85,7 @@ pub struct Containerd {
     /// The containerd namespace of the tests, and so the cgroup above their containers: nobody else's.
     pub namespace: String,
     /// Its state before the first container.
-    before: Option<Residue>,
+    before: Mutex<Option<Residue>>,
     daemon: Mutex<Option<Child>>,
     events: Mutex<Option<Collector>>,
     seen: Arc<Mutex<Vec<crate::events::Event>>>,
@@ -152,12 +152,12 @@ impl Containerd {
         };
         sweep();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let mut containerd = Containerd {
+        let containerd = Containerd {
             version,
             runtime,
             host: Host::start()?,
             namespace: format!("mini-test-{}-{number}", std::process::id()),
-            before: None,
+            before: Mutex::default(),
             daemon: Mutex::new(None),
             events: Mutex::new(None),
             seen: Arc::default(),
@@ -170,14 +170,25 @@ impl Containerd {
         containerd.launch()?;
         let image = image.to_str().ok_or("the test bed's path is not UTF-8")?;
         containerd.ctr(&["images", "import", "--snapshotter", "overlayfs", image])?.ok()?;
-        containerd.before = Some(Residue::of(&containerd)?);
+        containerd.note_before()?;
         Ok(containerd)
     }
 
+    /// Takes what is there now for what [`Containerd::assert_nothing_left`] compares with: for daemons put on top.
+    pub fn note_before(&self) -> Outcome {
+        let now = Residue::of(self)?;
+        *Self::lock(&self.before) = Some(now);
+        Ok(())
+    }
+
     fn configure(&self) -> Outcome {
-        let (format, cri) = match self.version {
-            Version::C1_6 => (2, r#""io.containerd.grpc.v1.cri""#),
-            _ => (3, r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime""#),
+        let (format, cri, monitor) = match self.version {
+            Version::C1_6 => (2, r#""io.containerd.grpc.v1.cri""#, "internal.v1"),
+            _ => (
+                3,
+                r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime""#,
+                "monitor.container.v1",
+            ),
         };
         // Without CRI; without what would leave directories of its own outside root and state (nri, opt); without
         // the snapshotters nobody uses here.
@@ -193,6 +204,8 @@ disabled_plugins = [{cri}, "io.containerd.nri.v1.nri", "io.containerd.internal.v
 address = "{SOCKET}"
 [debug]
 level = "debug"
+[plugins."io.containerd.{monitor}.restart"]
+interval = "1s"
 "#,
             root = self.directory.path().join("root").display(),
         );
@@ -314,7 +327,7 @@ level = "debug"
 
     /// What is there now and was not before the first container, after some seconds of grace.
     pub fn assert_nothing_left(&self) -> Outcome {
-        match &self.before {
+        match &*Self::lock(&self.before) {
             Some(before) => before.assert_unchanged_after(self, Duration::from_secs(15)),
             None => Ok(()),
         }

@@ -17,6 +17,8 @@ set -e
 mount --make-rshared /
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/mount # where mount(8) keeps notes; it makes the directory on its first call
+mkdir -p /var/lib/cni # where CNI plugins keep the addresses they gave away
+mount -t tmpfs tmpfs /var/lib/cni
 ip link set lo up
 echo ready
 while read -r _; do :; done

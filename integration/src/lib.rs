@@ -7,15 +7,18 @@
 pub mod bed;
 pub mod client;
 pub mod containerd;
+pub mod docker;
 pub mod events;
 pub mod host;
+pub mod nerdctl;
 pub mod pty;
 pub mod residue;
 pub mod suite;
 
 pub use bed::Bed;
 pub use client::Output;
-pub use containerd::{Containerd, Runtime, Version};
+pub use containerd::{Containerd, Runtime, Version, bin_dir};
+pub use docker::Docker;
 pub use suite::Case;
 
 /// What a test or a step of the harness answers; any error that can be shown will do.

@@ -30,7 +30,8 @@ impl Residue {
         }
         for (_, argv) in host.processes()? {
             // Clients come and go with the tests; shims and containers' processes are what counts.
-            if !matches!(argv[0].as_str(), "nsenter" | "timeout" | "env") && !argv[0].ends_with("/ctr") {
+            let program = argv[0].rsplit('/').next().unwrap_or_default();
+            if !matches!(program, "nsenter" | "timeout" | "env" | "ctr" | "docker" | "docker-compose") {
                 lines.insert(format!("process {}", argv.join(" ")));
             }
         }
@@ -125,9 +126,11 @@ fn walk(root: &Path, directory: &Path, lines: &mut BTreeSet<String>) {
     for entry in entries.flatten() {
         let path = entry.path();
         let shown = path.strip_prefix(root).unwrap_or(&path).display().to_string();
-        // The fifos belong to the client, which may have been killed or have detached; old ctrs leave them. A directory
-        // that only groups others (per namespace) stays, with any runtime.
-        let kept = ["containerd/fifo", "containerd/runc", "tripwire"].iter().any(|skip| shown.starts_with(skip));
+        // The fifos belong to the client, which may have been killed or have detached; old ctrs leave them. A dockerd that is
+        // killed leaves its network socket, nerdctl keeps a directory per namespace. A directory that only groups others (per
+        // namespace) stays, with any runtime.
+        let others = ["containerd/fifo", "containerd/runc", "tripwire", "docker/libnetwork", "nerdctl"];
+        let kept = others.iter().any(|skip| shown.starts_with(skip));
         let grouping = ["containerd/s", "containerd/io.containerd.runtime.v2.task"].contains(&shown.as_str())
             || path.parent().is_some_and(|parent| parent.ends_with("io.containerd.runtime.v2.task"));
         if kept {

@@ -17,6 +17,8 @@ const EXCEPTIONS: &str = include_str!("../exceptions.md");
 /// Where suites run unless MINI_TEST_ON names other pairs: mini everywhere, the reference where it is checked.
 const DEFAULT_ON: &str = "mini:1.6,mini:2.1,mini:2.3,runc:2.1";
 
+/// What a suite puts on top of a containerd: another daemon.
+pub type Prepare = fn(&Arc<Containerd>) -> Outcome;
 type Place = (Runtime, Version);
 type Started = Arc<OnceLock<Result<Arc<Containerd>, String>>>;
 
@@ -27,6 +29,11 @@ pub fn run(suite: &'static str, cases: &'static [Case]) {
 
 /// The same, with cases that need a containerd for themselves: they kill it, or count everything on its host.
 pub fn run_with(suite: &'static str, shared: &'static [Case], alone: &'static [Case]) {
+    run_prepared(suite, |_| Ok(()), shared, alone);
+}
+
+/// The same, with something put on top of the shared containerd before its first test.
+pub fn run_prepared(suite: &'static str, prepare: Prepare, shared: &'static [Case], alone: &'static [Case]) {
     let mut arguments = Arguments::from_args();
     // Clients mostly wait for each other: more of them than cores keeps the cores busy.
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -39,7 +46,7 @@ pub fn run_with(suite: &'static str, shared: &'static [Case], alone: &'static [C
         let started: Started = Arc::default();
         for case in shared {
             let started = started.clone();
-            let trial = move || on_shared(&started, place, case);
+            let trial = move || on_shared(&started, prepare, place, case);
             add(&mut trials, suite, case, place, trial);
         }
         for case in alone {
@@ -87,13 +94,14 @@ fn add(
     trials.push(Trial::test(format!("{suite}::{}::c{version}::{runtime}", case.name), test));
 }
 
-fn on_shared(started: &Started, (runtime, version): Place, case: &Case) -> Outcome {
+fn on_shared(started: &Started, prepare: Prepare, (runtime, version): Place, case: &Case) -> Outcome {
     // Starting is serialised: two at once only slow each other down.
     static STARTING: Mutex<()> = Mutex::new(());
     let containerd = started.get_or_init(|| {
         let _one = STARTING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         Containerd::start(version, runtime)
             .map(Arc::new)
+            .and_then(|containerd| prepare(&containerd).map(|()| containerd))
             .map_err(|error| error.message().unwrap_or("containerd did not start").to_owned())
     });
     on(containerd.as_ref().map_err(Clone::clone)?, case)

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use freeze::Freezer;
 pub use layout::{Hierarchy, Layout, Unified};
-pub use oom::Oom;
+pub use oom::{Kills, Limit, Oom};
 pub use stats::*;
 pub use systemd::Unit;
 
@@ -132,6 +132,8 @@ pub struct Cgroup {
     record: Record,
     stats: stats::Dirs,
     unsettled: Mutex<systemd::Unsettled>,
+    /// Its version 2 group was there before us, and may have been killed once: see [`Cgroup::attach_by_file`].
+    used: bool,
 }
 
 /// What a child needs to be in the group from its first instruction on.
@@ -157,8 +159,9 @@ impl Cgroup {
         for dir in record.places().map(Place::dir).filter(|dir| !made.contains(dir)) {
             tree::refuse_taken(&dir)?;
         }
+        let used = record.unified.as_ref().is_some_and(|place| !made.contains(&place.dir()));
         made.keep();
-        Ok(Cgroup { record, stats: stats::Dirs::default(), unsettled: Mutex::default() })
+        Ok(Cgroup { record, stats: stats::Dirs::default(), used, unsettled: Mutex::default() })
     }
 
     /// The groups of a container that exists, from what [`Cgroup::record`] gave. They may be gone; then the calls on
@@ -171,7 +174,7 @@ impl Cgroup {
         if !layout.knows(record) || !record.places().all(sound) || record.places().next().is_none() {
             return Err(Error::new(Kind::Invalid, "", "", "the recorded cgroup is not one of this host"));
         }
-        Ok(Cgroup { record: record.clone(), stats: stats::Dirs::default(), unsettled: Mutex::default() })
+        Ok(Cgroup { record: record.clone(), stats: stats::Dirs::default(), used: false, unsettled: Mutex::default() })
     }
 
     /// Where the groups are.
@@ -192,6 +195,20 @@ impl Cgroup {
     /// # Errors
     /// As there; and a `..` in the path.
     pub fn attach_to(&self, sub: &str) -> Result<Attach> {
+        self.attach_how(sub, self.used)
+    }
+
+    /// [`Cgroup::attach_to`] for a group in which a process is killed at birth, as the kernel does with `CLONE_INTO_CGROUP`
+    /// once `cgroup.kill` was written there, for as long as the group exists (docs/kernel.md): the child, born beside us,
+    /// moves there by itself. Slower, because that waits for all processors.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn attach_by_file(&self, sub: &str) -> Result<Attach> {
+        self.attach_how(sub, true)
+    }
+
+    fn attach_how(&self, sub: &str, by_file: bool) -> Result<Attach> {
         if sub.split('/').any(|part| part == "..") {
             return Err(Error::new(Kind::Invalid, "", "", format!("bad sub cgroup path: {sub}")));
         }
@@ -201,10 +218,9 @@ impl Cgroup {
         for place in &self.record.v1 {
             if place.has("cpuset") {
                 let mut dir = place.dir();
-                tree::inherit_cpuset(&dir)?;
                 for part in sub.split('/').filter(|part| !part.is_empty()) {
                     dir.push(part);
-                    tree::inherit_cpuset(&dir)?;
+                    tree::inherit_cpuset(&dir, false)?;
                 }
             }
             let path = at(place).join("tasks");
@@ -213,9 +229,10 @@ impl Cgroup {
         }
         let Some(place) = &self.record.unified else { return Ok(Attach { into: None, tasks }) };
         let dir = at(place);
-        if file::get(&dir.join("cgroup.type")).is_ok_and(|t| t.trim() == "threaded") {
+        let threaded = file::get(&dir.join("cgroup.type")).is_ok_and(|t| t.trim() == "threaded");
+        if threaded || by_file {
             // A threaded group takes threads one by one; the child of a clone is one.
-            let path = dir.join("cgroup.threads");
+            let path = dir.join(if threaded { "cgroup.threads" } else { "cgroup.procs" });
             let fd = file::open(&path, OFlags::WRONLY).map_err(|e| file::fault("open", &path, e))?;
             tasks.push((path.to_string_lossy().into_owned(), fd));
             return Ok(Attach { into: None, tasks });
@@ -393,6 +410,25 @@ impl Cgroup {
         stats::read(&self.record, &self.stats)
     }
 
+    /// True while [`Cgroup::stats`], called often, keeps files open; then [`Cgroup::cool`] is to be called every [`SOON`].
+    pub fn is_warm(&self) -> bool {
+        self.stats.files().is_warm()
+    }
+
+    /// Closes the files behind statistics unless they were asked for within [`SOON`]; true if none is open any more.
+    pub fn cool(&self) -> bool {
+        self.stats.files().cool()
+    }
+
+    /// True if nobody has made groups inside this one: then what counts or lists it takes microseconds, and how long is
+    /// not in the container's hands.
+    pub fn is_leaf(&self) -> bool {
+        // A group's directory has a link for each directory in it.
+        let leaf = |place: &Place| rustix::fs::stat(place.dir()).is_ok_and(|stat| stat.st_nlink <= 2);
+        let counted = |place: &&Place| place.has("memory") || place.has("pids");
+        self.record.v1.iter().filter(counted).chain(&self.record.unified).all(leaf)
+    }
+
     /// A watcher for kills by the kernel for want of memory in this group; arm it before the first process starts.
     ///
     /// # Errors
@@ -403,7 +439,8 @@ impl Cgroup {
         if version == Version::V2 && dir.exists() && !dir.join("memory.events").exists() {
             return Err(none()); // the parents do not hand it down
         }
-        Oom::arm(dir, version)
+        let mount = self.record.places().find(|p| p.dir() == dir).map(|p| p.mount.clone()).unwrap_or_default();
+        Oom::arm(&dir, &mount, version)
     }
 
     /// Removes the groups, those that the container made inside first. Waits up to two seconds for processes that are

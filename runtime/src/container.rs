@@ -41,6 +41,14 @@ pub struct Stdio {
 }
 
 impl Stdio {
+    /// Further descriptors of the same files.
+    fn try_clone(&self) -> Result<Self> {
+        let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
+        let copies =
+            || Ok(Self { stdin: copy(&self.stdin)?, stdout: copy(&self.stdout)?, stderr: copy(&self.stderr)? });
+        copies().map_err(|e: std::io::Error| Error::io("dup", "stdio", &e))
+    }
+
     fn given(&self) -> [bool; 3] {
         [self.stdin.is_some(), self.stdout.is_some(), self.stderr.is_some()]
     }
@@ -203,7 +211,18 @@ impl Container {
     ///
     /// On an error nothing is left behind.
     pub fn exec(&self, host: &Host, request: Exec<'_>) -> Result<Child> {
-        let attach = self.cgroup.attach_to(request.cgroup.unwrap_or(""))?;
+        let group = request.cgroup.unwrap_or("");
+        let again = Exec { stdio: request.stdio.try_clone()?, ..request };
+        let mut stillborn = false;
+        match self.exec_in(host, request, self.cgroup.attach_to(group)?, &mut stillborn) {
+            Err(_) if stillborn => self.exec_in(host, again, self.cgroup.attach_by_file(group)?, &mut stillborn),
+            done => done,
+        }
+    }
+
+    /// One attempt. `stillborn`: the child was killed before its first step in the group that it was cloned into.
+    fn exec_in(&self, host: &Host, request: Exec<'_>, attach: Attach, stillborn: &mut bool) -> Result<Child> {
+        let cloned_into = attach.into.is_some();
         let record = self.cgroup.record();
         let plan = compile::exec(&compile::Exec {
             spec: &self.spec,
@@ -246,7 +265,9 @@ impl Container {
             restricted: true,
         };
         drop_shared(&mut image);
-        let console = dialogue.serve_to_the_end(Some(&mut image))?;
+        let console = dialogue.serve_to_the_end(Some(&mut image)).inspect_err(|error| {
+            *stillborn = cloned_into && error.kind == Kind::Killed && report.step() == 0 && report.errno() == 0;
+        })?;
         Ok(child.born(console))
     }
 
@@ -346,7 +367,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     })?;
     let (gate, file) = match request.start_by {
         StartBy::Us => (None, None),
-        StartBy::Anyone(dir) => start::park_files(dir, &request)?,
+        StartBy::Anyone(dir) => start::park_files(dir, &request, paths(&attach))?,
     };
     let (wire, theirs) = Wire::pair()?;
     let report = Report::new(file.as_ref())?;

@@ -123,6 +123,11 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// runc's sentence for a profile that cannot be applied, which people search for.
+pub(crate) fn apparmor(why: &str) -> String {
+    format!("unable to apply apparmor profile: apparmor failed to apply profile: {why}")
+}
+
 /// The C library's words for an errno, in lower case as Go prints them (`no such file or directory`), because docker and
 /// kubelet look for exactly these words in our errors.
 pub fn describe(errno: Errno) -> String {

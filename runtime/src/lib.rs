@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod child;
 pub mod clock;
 pub mod container;
+pub mod death;
 pub mod error;
 pub mod exe;
 pub mod features;

@@ -6,11 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+mod attach;
 pub mod compile;
 pub mod devices;
 pub mod hooks;
 pub mod identity;
 pub mod laws;
+mod lsm;
 pub mod masks;
 pub mod mounts;
 pub mod namespaces;

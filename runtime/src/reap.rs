@@ -22,6 +22,31 @@ fn owned() -> MutexGuard<'static, BTreeSet<u32>> {
     OWNED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How a process ended, as waitid(2) tells it. A shell whose child was killed by signal 9 *exits* with 137: the status
+/// alone cannot tell the two apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By exit(2), with this code.
+    Exited(i32),
+    /// By a signal.
+    Killed {
+        /// Its number.
+        signal: i32,
+        /// It left a core dump.
+        core: bool,
+    },
+}
+
+impl End {
+    /// What clients call the exit status: the code, or 128 + signal.
+    pub fn status(self) -> i32 {
+        match self {
+            End::Exited(code) => code,
+            End::Killed { signal, .. } => 128 + signal,
+        }
+    }
+}
+
 /// Makes a child and registers it as having an owner. `make` answers its pid first.
 pub fn born<T, E>(make: impl FnOnce() -> std::result::Result<(u32, T), E>) -> std::result::Result<T, E> {
     let mut owned = owned();
@@ -35,15 +60,20 @@ pub fn forget(pid: u32) {
     owned().remove(&pid);
 }
 
-/// How the child behind a pidfd ended, without blocking: its exit status, or 128 + signal; `None` while it runs.
+/// [`ended`] as an exit status, or 128 + signal.
+pub fn exit_status(pidfd: impl AsFd) -> Result<Option<i32>> {
+    Ok(ended(pidfd)?.map(End::status))
+}
+
+/// How the child behind a pidfd ended, without blocking; `None` while it runs.
 ///
 /// Reaps it, so this answers once. Errors: ECHILD if it was reaped already or is no child of ours.
-pub fn exit_status(pidfd: impl AsFd) -> Result<Option<i32>> {
+pub fn ended(pidfd: impl AsFd) -> Result<Option<End>> {
     let mut owned = owned();
     match sys::ended_child(Some(pidfd.as_fd()), true) {
-        Ok(Some((pid, status))) => {
+        Ok(Some((pid, end))) => {
             owned.remove(&pid);
-            Ok(Some(status))
+            Ok(Some(end))
         }
         Ok(None) => Ok(None),
         Err(errno) => Err(Error::sys("waitid", "pidfd", errno)),

@@ -6,6 +6,8 @@
 
 #[path = "cgroup/death.rs"]
 mod death;
+#[path = "cgroup/devices.rs"]
+mod devices;
 #[path = "cgroup/life.rs"]
 mod life;
 #[path = "cgroup/limits.rs"]

@@ -112,8 +112,12 @@ fn plans() -> Vec<(String, Plan)> {
         let process = spec.process.clone().unwrap();
         all.push((format!("{name}.exec"), exec(&hosts::hybrid(), &spec, &process)));
     }
-    let spec = spec("docker-28.5-default");
+    let mut spec = spec("docker-28.5-default");
     all.push(("docker-28.5-default.exec-tty".into(), exec(&hosts::v2(), &spec, &shell(&spec))));
+    // As docker writes it on a host that has AppArmor.
+    spec.process.as_mut().unwrap().apparmor_profile = "docker-default".into();
+    all.push(("docker-28.5-apparmor.v2".into(), init(&hosts::v2(), &spec, None)));
+    all.push(("docker-28.5-apparmor.exec".into(), exec(&hosts::v2(), &spec, &shell(&spec))));
     all
 }
 

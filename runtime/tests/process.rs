@@ -10,6 +10,8 @@ mod bundle;
 mod census;
 #[path = "process/crowd.rs"]
 mod crowd;
+#[path = "process/group.rs"]
+mod group;
 #[path = "process/place.rs"]
 mod place;
 #[allow(dead_code, reason = "shared by two programs")]
@@ -32,7 +34,7 @@ fn main() {
     watchdog::start();
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1); // descriptors, groups and the signal mask are this process'
-    let tests = [words::TESTS, place::TESTS, crowd::TESTS, syscalls::TESTS].concat();
+    let tests = [words::TESTS, place::TESTS, crowd::TESTS, group::TESTS, syscalls::TESTS].concat();
     let trial = |(name, test): Test| {
         Trial::test(name, move || {
             watchdog::alive(name);

@@ -1,7 +1,8 @@
 //! Statistics in containerd's two messages.
 //!
-//! Which one is sent depends on the host's cgroups, and every consumer looks at the type's bare name. pids, cpu, memory
-//! and io are always there: nerdctl dereferences them unseen.
+//! Which one is sent depends on the host's cgroups, and every consumer looks at the type's bare name. All parts are always
+//! there, because clients dereference them unseen (nerdctl pids, cpu, memory and io); only pressure, which a kernel may
+//! not measure, may be absent.
 #![forbid(unsafe_code)]
 // The messages have fields of their own that a literal would have to take from a default again.
 #![allow(clippy::field_reassign_with_default)]
@@ -120,9 +121,9 @@ fn metrics_v2(s: &StatsV2) -> v2::Metrics {
         stat
     });
     metrics.hugetlb = hugetlb.collect();
-    let events = s.memory_events.as_ref();
-    metrics.memory_events =
-        events.map(|e| same!(v2::MemoryEvents, *e, low, high, max, oom, oom_kill, oom_group_kill)).into();
+    let events = s.memory_events.unwrap_or_default();
+    let events = same!(v2::MemoryEvents, events, low, high, max, oom, oom_kill, oom_group_kill);
+    metrics.memory_events = MessageField::some(events);
     metrics
 }
 
@@ -168,7 +169,8 @@ mod tests {
         assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
         let metrics = v2::Metrics::parse_from_bytes(&any.value).unwrap();
         assert!(metrics.pids.is_some() && metrics.cpu.is_some() && metrics.memory.is_some() && metrics.io.is_some());
-        assert!(metrics.memory_events.is_none() && metrics.cpu.psi.is_none());
+        assert!(metrics.memory_events.is_some() && metrics.rdma.is_some());
+        assert!(metrics.cpu.psi.is_none(), "a kernel without it has no pressure, not one of zero");
 
         let any = pack(&Stats::V1(Box::default())).unwrap();
         assert_eq!(any.type_url, "io.containerd.cgroups.v1.Metrics");

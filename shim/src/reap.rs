@@ -4,26 +4,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::reap::{Swept, exit_status, sweep};
+use runtime::reap::{End, Swept, ended, sweep};
 use tokio::sync::Notify;
 
 use crate::ready::Fd;
 
-/// Waits for the process behind a pidfd and reaps it: its status, or 128 + signal.
+/// Waits for the process behind a pidfd and reaps it.
 ///
 /// Reaping never waits for anything else; only the announcing of exits has an order.
-pub async fn exit(pidfd: Arc<Fd>) -> u32 {
+pub async fn exit(pidfd: Arc<Fd>) -> End {
     loop {
         let ready = pidfd.readable().await;
-        match exit_status(pidfd.get_ref()) {
-            Ok(Some(status)) => return status.unsigned_abs(),
+        match ended(pidfd.get_ref()) {
+            Ok(Some(end)) => return end,
             Ok(None) => {
                 if let Ok(mut ready) = ready {
                     ready.clear_ready();
                 }
             }
             // Not a child of ours any more, which cannot be as long as only owners reap. Containers must not hang on it.
-            Err(_) => return 255,
+            Err(_) => return End::Exited(255),
         }
     }
 }

@@ -118,7 +118,7 @@ impl TaskApi for Service {
 
     async fn pids(&self, _: &TtrpcContext, req: api::PidsRequest) -> ttrpc::Result<api::PidsResponse> {
         let task = self.shim.task(&req.id).map_err(convert::status)?;
-        task.pids().map(convert::pids).map_err(convert::status)
+        task.pids().await.map(convert::pids).map_err(convert::status)
     }
 
     async fn pause(&self, _: &TtrpcContext, req: api::PauseRequest) -> ttrpc::Result<api::Empty> {
@@ -182,7 +182,7 @@ impl TaskApi for Service {
 
     async fn stats(&self, _: &TtrpcContext, req: api::StatsRequest) -> ttrpc::Result<api::StatsResponse> {
         let task = self.shim.task(&req.id).map_err(convert::status)?;
-        let stats = task.stats().map_err(convert::status)?;
+        let stats = task.stats().await.map_err(convert::status)?;
         let packed = crate::metrics::pack(&stats).map_err(|e| convert::status(Refusal::unknown(e)))?;
         let mut response = api::StatsResponse::new();
         response.set_stats(packed);

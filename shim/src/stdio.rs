@@ -5,6 +5,7 @@
 //! and come back without the process getting EPIPE, and a full pipe stops the process and nobody else: nothing is dropped.
 #![forbid(unsafe_code)]
 
+mod drain;
 mod fifo;
 mod logger;
 mod relay;
@@ -20,8 +21,10 @@ use std::sync::Arc;
 
 use runtime::container::Stdio;
 use rustix::fs::{Gid, OFlags, Uid};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+pub use drain::Drain;
 use fifo::{Fifo, Target};
 use logger::Logger;
 pub use streams::Streams;
@@ -71,6 +74,8 @@ pub struct Wiring {
     stdin: Option<Stdin>,
     outputs: Vec<Output>,
     logger: Option<Logger>,
+    /// Further write ends of the logger's pipes.
+    logged: Vec<OwnedFd>,
 }
 
 struct Stdin {
@@ -132,11 +137,15 @@ pub fn open(paths: &Paths, owner: Owner, names: &Names) -> Result<Opened, String
         Scheme::Binary { rest, ready_required } => {
             let (stdout, stderr) = (pipe(owner)?, pipe(owner)?);
             wiring.logger = Some(Logger::start(rest, ready_required, names, &stdout.0, &stderr.0)?);
+            let twin =
+                |pipe: &OwnedFd| fcntl_dupfd_cloexec(pipe, 3).map_err(|e| failed("fcntl", "logger pipe", &e.into()));
+            wiring.logged.push(twin(&stdout.1)?);
             if paths.terminal {
                 wiring.outputs.push(Output { from: None, to: Target::Pipe(Arc::new(nonblocking(stdout.1)?)) });
             } else {
-                // The process writes straight into the logger's pipes; no copy, and the logger sees the end of file
-                // when the last writer is gone, not when it is killed.
+                // The process writes straight into the logger's pipes; no copy. The logger sees the end of file when
+                // the last writer is gone, not when it is killed.
+                wiring.logged.push(twin(&stderr.1)?);
                 (child.stdout, child.stderr) = (Some(stdout.1), Some(stderr.1));
             }
         }

@@ -13,10 +13,10 @@ mod work;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use containerd_shim_protos::types::mount::Mount;
-use runtime::cgroup::Stats;
+use runtime::cgroup::{SOON, Stats};
 use runtime::lifecycle::{Exit, Refusal, Status, Who};
 use runtime::spec::{Process, Resources};
 use runtime::{Container, Host, Kind};
@@ -25,6 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::events::Outbox;
 use crate::options::Options;
 use crate::stdio::Paths;
+use crate::worker;
 use owner::{Message, Owner};
 
 /// How a container is to be made.
@@ -168,11 +169,15 @@ impl Task {
 
     /// All processes in the container's groups, with the exec each began as. Init's pid is there until Delete, also when
     /// it has ended: containerd takes an empty list for a leaked task and would lose its exit code.
-    ///
-    /// Read by the event loop itself, as the statistics are: control files are the kernel's memory, for which nobody waits,
-    /// and a thread costs as much as reading ten of them.
-    pub fn pids(&self) -> Result<Vec<(u32, Option<String>)>, Refusal> {
-        let mut pids = self.container()?.cgroup().pids().unwrap_or_default();
+    pub async fn pids(&self) -> Result<Vec<(u32, Option<String>)>, Refusal> {
+        let container = self.container()?;
+        // A worker costs more than the answer; but how many groups a container makes inside its own is its own choice.
+        let listed = if container.cgroup().is_leaf() {
+            container.cgroup().pids().ok()
+        } else {
+            worker::run("pids", move || container.cgroup().pids()).await.ok().and_then(Result::ok)
+        };
+        let mut pids = listed.unwrap_or_default();
         let view = self.view.borrow();
         let init = view.processes.get(&None).map(|p| p.pid).ok_or_else(Refusal::no_container)?;
         if !pids.contains(&init) {
@@ -183,8 +188,20 @@ impl Task {
     }
 
     /// What the kernel counts for the container; also after its exit, until Delete.
-    pub fn stats(&self) -> Result<Stats, Refusal> {
-        self.container()?.cgroup().stats().map_err(|error| match error.kind {
+    pub async fn stats(&self) -> Result<Stats, Refusal> {
+        let container = self.container()?;
+        let was_warm = container.cgroup().is_warm();
+        let read = if container.cgroup().is_leaf() {
+            container.cgroup().stats()
+        } else {
+            let container = Arc::clone(&container);
+            let read = worker::run("stats", move || container.cgroup().stats()).await;
+            read.map_err(|e| Refusal::unknown(e.to_string()))?
+        };
+        if !was_warm && container.cgroup().is_warm() {
+            tokio::spawn(cool(Arc::downgrade(&container)));
+        }
+        read.map_err(|error| match error.kind {
             Kind::NotFound => Refusal::new(runtime::lifecycle::Class::NotFound, format!("{error}: not found")),
             _ => Refusal::unknown(error.to_string()),
         })
@@ -193,6 +210,16 @@ impl Task {
     /// Init's pid, for Connect.
     pub fn pid(&self) -> Option<u32> {
         self.seen(&None).ok().map(|p| p.pid)
+    }
+}
+
+/// Closes what frequent Stats keep open once they are over, or with the container.
+async fn cool(container: Weak<Container>) {
+    loop {
+        tokio::time::sleep(SOON).await;
+        if container.upgrade().is_none_or(|container| container.cgroup().cool()) {
+            return;
+        }
     }
 }
 

@@ -165,21 +165,20 @@ fn apply_v2(dir: &Path, rules: &[Rule]) -> Result<()> {
     let group = file::open(dir, OFlags::DIRECTORY).map_err(|e| wrong("open", e))?;
     use std::os::fd::AsFd;
     let old = sys::bpf_cgroup_device_programs(group.as_fd());
-    // No program is what "all is allowed" looks like; and where we may not even ask (a user namespace) there is none of
+    // No program of ours is what "all is allowed" looks like; and where we may not even ask (a user namespace) there is none of
     // ours. This keeps privileged containers possible without the right to load programs, as in runc.
     if bpf::allows_all(&program) && old.as_ref().map_or(true, Vec::is_empty) {
         return Ok(());
     }
     let old = old.map_err(|e| wrong("bpf(PROG_QUERY)", e))?;
     let new = sys::bpf_load_cgroup_device(&program).map_err(|e| wrong("bpf(PROG_LOAD)", e))?;
-    // Every attached program must agree to an access. Those of others (systemd's for a unit with DeviceAllow=) stay; our
-    // single predecessor is replaced in one step, and of several the new one comes first, so that no moment allows more
-    // than before and after.
-    let ours = old.iter().filter(|program| sys::bpf_is_ours(program.as_fd())).collect::<Vec<_>>();
-    let replace = if let [one] = ours.as_slice() { Some(one.as_fd()) } else { None };
+    // Others' programs (systemd has one for a unit with device properties) stay: all that are attached must agree to an
+    // access. Ours is replaced in one step; of several, which only a crash can leave, the new one comes before the old
+    // ones go, so that no moment allows more than before and after.
+    let replace = if let [one] = old.as_slice() { Some(one.as_fd()) } else { None };
     sys::bpf_attach_cgroup_device(group.as_fd(), new.as_fd(), replace).map_err(|e| wrong("bpf(PROG_ATTACH)", e))?;
-    if ours.len() > 1 {
-        for program in ours {
+    if old.len() > 1 {
+        for program in &old {
             sys::bpf_detach_cgroup_device(group.as_fd(), program.as_fd()).map_err(|e| wrong("bpf(PROG_DETACH)", e))?;
         }
     }

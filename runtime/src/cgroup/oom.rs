@@ -1,45 +1,60 @@
-//! Learning that the kernel has killed for want of memory.
+//! Learning that the kernel has killed for want of memory, and whose limit it was.
+//!
+//! Both versions count the *kills* where the victim was. Whose limit was hit is told apart from that: version 2 counts
+//! "out of memory" in `memory.events.local` of the group whose limit it is; version 1 rings the bell of that group and
+//! of all groups below it, so that the topmost of our ancestors who heard it is the one.
+
+mod limit;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+
+pub use limit::{Kills, Limit};
+use limit::{Oom2, nearest, topmost};
 
 use super::Version;
 use super::file::{self, fault};
 use super::tree::at_start;
 use crate::error::Result;
 
+/// Groups above ours that are looked at: a pod's has two to four.
+const ABOVE: usize = 8;
+
 /// A watcher of one group's memory controller.
 #[derive(Debug)]
 pub struct Oom {
-    dir: PathBuf,
+    /// Our own group first, then those above it as far as the one below the root: directory, and name in the hierarchy.
+    groups: Vec<(PathBuf, String)>,
     source: Source,
+    known: u64,
 }
 
 #[derive(Debug)]
 enum Source {
-    /// Version 1: an eventfd that the kernel adds to at each out-of-memory, and when the group is removed.
-    V1(OwnedFd),
+    /// Version 1: an eventfd for each group, that the kernel adds to at each out-of-memory there or above, and when the
+    /// group is removed; and who heard the last one.
+    V1 { bells: Vec<OwnedFd>, heard: Vec<bool> },
     /// Version 2: `memory.events`, whose changes are announced as POLLPRI; the epoll descriptor around it turns that
     /// into being readable. Not inotify: its instances are few (128 for a user by default), and a host has many
-    /// containers.
-    V2 { epoll: OwnedFd, events: OwnedFd },
+    /// containers. And what was counted at the last look.
+    V2 { epoll: OwnedFd, events: OwnedFd, counted: Oom2 },
 }
 
 impl Oom {
-    pub(super) fn arm(dir: PathBuf, version: Version) -> Result<Oom> {
+    pub(super) fn arm(dir: &Path, mount: &Path, version: Version) -> Result<Oom> {
+        let below_root = |d: &&Path| d.starts_with(mount) && *d != mount;
+        let name = |d: &Path| format!("/{}", d.strip_prefix(mount).unwrap_or(d).display());
+        let groups: Vec<_> =
+            dir.ancestors().take_while(below_root).take(1 + ABOVE).map(|d| (d.to_owned(), name(d))).collect();
         let source = match version {
             Version::V1 => {
-                let control = dir.join("memory.oom_control");
-                let what = file::open(&control, OFlags::RDONLY).map_err(|e| fault("open", &control, e))?;
-                let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-                let event = eventfd(0, flags).map_err(|e| fault("eventfd", &control, e))?;
-                let line = format!("{} {}", event.as_raw_fd(), what.as_raw_fd());
-                file::write(&dir.join("cgroup.event_control"), &line)?;
-                Source::V1(event)
+                let mut bells = vec![bell(dir)?];
+                bells.extend(groups[1..].iter().map_while(|(dir, _)| bell(dir).ok()));
+                Source::V1 { heard: vec![false; bells.len()], bells }
             }
             Version::V2 => {
                 let path = dir.join("memory.events");
@@ -48,41 +63,94 @@ impl Oom {
                 let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wrong)?;
                 let none = epoll::EventData::new_u64(0);
                 epoll::add(&epoll, &events, none, epoll::EventFlags::PRI).map_err(wrong)?;
-                Source::V2 { epoll, events }
+                Source::V2 { epoll, events, counted: Oom2::default() }
             }
         };
-        let mut oom = Oom { dir, source };
+        let mut oom = Oom { groups, source, known: 0 };
         oom.read()?; // on version 2 the first read arms the notification
         Ok(oom)
     }
 
-    /// Readable when there may be news: poll for input, then [`Oom::read`].
+    /// Readable when there may be news: poll for input, then [`Oom::read`] or [`Oom::look`].
     pub fn fd(&self) -> BorrowedFd<'_> {
         match &self.source {
-            Source::V1(event) => event.as_fd(),
+            Source::V1 { bells, .. } => bells[0].as_fd(),
             Source::V2 { epoll, .. } => epoll.as_fd(),
         }
     }
 
     /// How many processes of the group the kernel has killed for want of memory, since the group was made; makes
-    /// [`Oom::fd`] quiet again. Compare with the last answer: an event also comes for other reasons. On version 1 the
-    /// event comes *before* the kill, so the number may follow a moment later; it is right when the victim's exit is seen.
+    /// [`Oom::fd`] quiet again. An event also comes for other reasons. On version 1 the event comes *before* the kill, so
+    /// the number may follow a moment later; on both it is right when the victim's exit is seen.
     ///
     /// # Errors
     /// [`Kind::NotFound`](crate::Kind::NotFound): the group is gone, the watch is over. (Version 1 sends an event for it.)
     pub fn read(&mut self) -> Result<u64> {
-        let (path, text) = match &self.source {
-            Source::V1(event) => {
-                let mut count = [0; 8];
-                let _ = rustix::io::read(event, &mut count); // EAGAIN: nothing new
-                let path = self.dir.join("memory.oom_control");
+        self.look()?;
+        Ok(self.known)
+    }
+
+    /// The kills since the last look, if there were any.
+    ///
+    /// # Errors
+    /// As [`Oom::read`].
+    pub fn look(&mut self) -> Result<Option<Kills>> {
+        let own = &self.groups[0].0;
+        let (path, text) = match &mut self.source {
+            Source::V1 { bells, heard } => {
+                // The kernel rings from the top down, so when ours has rung those above have. It also rings for
+                // kills beside us; the latest ring is the one that belongs to a kill of ours.
+                if rang(&bells[0]) {
+                    *heard = bells.iter().enumerate().map(|(level, bell)| level == 0 || rang(bell)).collect();
+                }
+                let path = own.join("memory.oom_control");
                 let text = file::get(&path);
                 (path, text)
             }
-            Source::V2 { events, .. } => (self.dir.join("memory.events"), at_start(events)),
+            Source::V2 { events, .. } => (own.join("memory.events"), at_start(events)),
         };
         let text = text.map_err(|e| fault("read", &path, e))?;
-        let count = file::value(&text, "oom_kill").and_then(|n| n.parse().ok());
-        count.ok_or_else(|| fault("read", &path, Errno::NODATA))
+        let count = |key| file::value(&text, key).and_then(|n| n.parse::<u64>().ok());
+        let total = count("oom_kill").ok_or_else(|| fault("read", &path, Errno::NODATA))?;
+        let new = total.saturating_sub(std::mem::replace(&mut self.known, total));
+        let limit = match &mut self.source {
+            Source::V1 { heard, .. } => (new > 0).then(|| topmost(heard, &self.groups)),
+            Source::V2 { counted, .. } => {
+                let hierarchy = count("oom").unwrap_or(0);
+                // Counters of others are read only when they matter: a group at its limit says so very often.
+                let changed = new > 0 || hierarchy != counted.hierarchy || counted.local.is_empty();
+                changed.then(|| {
+                    let local = self.groups.iter().map(|(dir, _)| local_ooms(dir)).collect();
+                    let now = Oom2 { hierarchy, local };
+                    let limit = nearest(counted, &now, &self.groups);
+                    *counted = now;
+                    limit
+                })
+            }
+        };
+        Ok(limit.filter(|_| new > 0).map(|limit| Kills { count: new, limit }))
     }
+}
+
+/// Registers an eventfd for out-of-memory in a version 1 group; "memory.oom_control" in the kernel's memory.rst.
+fn bell(dir: &Path) -> Result<OwnedFd> {
+    let control = dir.join("memory.oom_control");
+    let what = file::open(&control, OFlags::RDONLY).map_err(|e| fault("open", &control, e))?;
+    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+    let event = eventfd(0, flags).map_err(|e| fault("eventfd", &control, e))?;
+    let line = format!("{} {}", event.as_raw_fd(), what.as_raw_fd());
+    file::write(&dir.join("cgroup.event_control"), &line)?;
+    Ok(event)
+}
+
+/// True if the bell rang since the last time.
+fn rang(bell: &OwnedFd) -> bool {
+    let mut count = [0; 8];
+    rustix::io::read(bell, &mut count).is_ok() // EAGAIN: nothing new
+}
+
+/// How often a version 2 group's own limit ended in "out of memory". A group that is gone or hidden has none.
+fn local_ooms(dir: &Path) -> u64 {
+    let text = file::get(&dir.join("memory.events.local")).unwrap_or_default();
+    file::value(&text, "oom").and_then(|n| n.parse().ok()).unwrap_or(0)
 }

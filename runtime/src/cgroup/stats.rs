@@ -1,25 +1,27 @@
 //! What the kernel counts for a group: every number of containerd's metrics messages of version 1 and version 2.
 //!
 //! A file that this kernel does not have leaves its numbers at zero, or its part absent where the type says so. "max"
-//! is `u64::MAX`. Directories are opened once and kept; a call opens the files below them, reads each once into one
-//! buffer, and forks nothing.
+//! is `u64::MAX`. Directories are opened once and kept, files while they are asked for often; a call reads each file once
+//! into one buffer, and forks nothing.
 
+mod files;
 mod v1;
 mod v2;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rustix::fs::{Mode, OFlags, openat};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 
 pub use v1::{BlkioEntry, BlkioV1, CpuV1, MemoryEntry, MemoryOomControl, MemoryStatV1, MemoryV1, StatsV1};
 pub use v2::{CpuV2, IoEntry, IoV2, MemoryEvents, MemoryStatV2, MemoryV2, Psi, PsiLine, StatsV2};
 
-use super::file::{self, fault, retry};
+use super::file::{self, fault};
 use super::{Record, Version};
 use crate::error::Result;
+pub use files::SOON;
+use files::{Files, Reader};
 
 /// One answer of [`Cgroup::stats`](super::Cgroup::stats). Which of the two decides which metrics message is sent: a
 /// hybrid host answers with version 1.
@@ -77,9 +79,20 @@ pub struct Rdma {
 /// The controllers whose directories are kept open, in the order of [`Dirs::of`].
 const CONTROLLERS: [&str; 7] = ["pids", "cpu", "cpuacct", "memory", "blkio", "hugetlb", "rdma"];
 
-/// The open directories, from the first call on.
+/// The open directories, from the first call on; and the files, while calls are frequent.
 #[derive(Debug, Default)]
-pub(super) struct Dirs(OnceLock<Open>);
+pub(super) struct Dirs {
+    open: OnceLock<Open>,
+    files: Mutex<Files>,
+}
+
+impl Dirs {
+    /// Held for one call: the buffer is one.
+    pub(super) fn files(&self) -> MutexGuard<'_, Files> {
+        // Whatever a reader was at when it died, the next call reads anew.
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 #[derive(Debug)]
 struct Open {
@@ -118,24 +131,23 @@ impl Open {
 }
 
 pub(super) fn read(record: &Record, dirs: &Dirs) -> Result<Stats> {
-    let open = match dirs.0.get() {
+    let open = match dirs.open.get() {
         Some(open) => open,
         None => {
             let open = Open::new(record)?;
-            dirs.0.get_or_init(|| open)
+            dirs.open.get_or_init(|| open)
         }
     };
-    let mut reader = Reader { open, buffer: vec![0; 8192] };
-    if let Some(dir) = open.unified {
-        return Ok(Stats::V2(Box::new(v2::read(&mut reader, dir)?)));
+    let mut files = dirs.files();
+    let mut reader = Reader::new(open, &mut files);
+    let read = match open.unified {
+        Some(dir) => v2::read(&mut reader, dir).map(|stats| Stats::V2(Box::new(stats))),
+        None => v1::read(&mut reader).map(|stats| Stats::V1(Box::new(stats))),
+    };
+    if read.is_err() || !reader.keeps() {
+        files.forget();
     }
-    Ok(Stats::V1(Box::new(v1::read(&mut reader)?)))
-}
-
-/// Reads files one after the other into one buffer.
-struct Reader<'a> {
-    open: &'a Open,
-    buffer: Vec<u8>,
+    read
 }
 
 impl Reader<'_> {
@@ -143,49 +155,6 @@ impl Reader<'_> {
     fn find(&self, controller: &str) -> Option<(Version, usize)> {
         let i = CONTROLLERS.iter().position(|c| *c == controller)?;
         self.open.of[i]
-    }
-
-    /// The text of a file; `None` if this kernel or group does not have it.
-    fn text(&mut self, dir: usize, name: &str) -> Result<Option<&str>> {
-        let (path, at) = &self.open.dirs[dir];
-        let wrong = |e| fault("read", &path.join(name), e);
-        let fd = match retry(|| openat(at, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(e) => return Err(wrong(e)),
-        };
-        let mut length = 0;
-        // These files are a single record each: a read that leaves room has had all of it, and needs no second one.
-        while length == 0 || length == self.buffer.len() {
-            if length > 0 {
-                self.buffer.resize(length * 2, 0);
-            }
-            match retry(|| rustix::io::read(&fd, &mut self.buffer[length..])) {
-                Ok(0) => break,
-                Ok(n) => length += n,
-                // Pressure that is switched off answers so.
-                Err(Errno::OPNOTSUPP) => return Ok(None),
-                Err(e) => return Err(wrong(e)),
-            }
-        }
-        Ok(std::str::from_utf8(&self.buffer[..length]).ok())
-    }
-
-    /// A file with one number; `None` as in [`Reader::text`].
-    fn number(&mut self, dir: usize, name: &str) -> Result<Option<u64>> {
-        Ok(self.text(dir, name)?.map(|text| number(text.trim_end())))
-    }
-
-    /// [`Reader::number`] of a file that the group has as long as it exists.
-    fn sure(&mut self, dir: usize, name: &str) -> Result<u64> {
-        match self.number(dir, name)? {
-            Some(n) => Ok(n),
-            None => Err(fault("read", &self.open.dirs[dir].0.join(name), Errno::NOENT)),
-        }
-    }
-
-    fn or_zero(&mut self, dir: usize, name: &str) -> Result<u64> {
-        Ok(self.number(dir, name)?.unwrap_or(0))
     }
 
     fn pids(&mut self, dir: usize) -> Result<Pids> {

@@ -100,9 +100,8 @@ fn make_v1(place: &Place, made: &mut Made) -> Result<()> {
     for dir in chain(place) {
         made.dir(&dir)?;
         if cpuset {
-            match inherit_cpuset(&dir) {
-                // A sibling may own some of the parent's cpus (cpu_exclusive): the limits of the spec come first then,
-                // and attach() looks again.
+            match inherit_cpuset(&dir, made.contains(&dir)) {
+                // A sibling may own some of the parent's cpus (cpu_exclusive): who tries to enter is told so.
                 Err(_) if dir == leaf => {}
                 done => done?,
             }
@@ -111,21 +110,33 @@ fn make_v1(place: &Place, made: &mut Made) -> Result<()> {
     Ok(())
 }
 
-/// A new v1 cpuset is empty, and no process can enter it (ENOSPC) until it has cpus and memory nodes.
-pub(super) fn inherit_cpuset(dir: &Path) -> Result<()> {
+/// A new v1 cpuset is empty, and no process can enter it (ENOSPC) until it has cpus and memory nodes. What is not `new` may
+/// have some of its own.
+pub(super) fn inherit_cpuset(dir: &Path, new: bool) -> Result<()> {
     let parent = dir.parent().unwrap_or(dir);
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let own = dir.join(name);
-        if file::text(&own)?.trim().is_empty() {
+        if new || file::text(&own)?.trim().is_empty() {
             file::write(&own, file::text(&parent.join(name))?.trim())?;
         }
     }
     Ok(())
 }
 
+/// Controllers that threaded groups have, too: "Thread Granularity" in cgroups(7).
+const THREADED: [&str; 4] = ["cpu", "cpuset", "perf_event", "pids"];
+
 fn make_v2(place: &Place, made: &mut Made) -> Result<()> {
-    enable(&place.mount)?;
     let leaf = place.dir();
+    // Most containers have siblings: their parent is there, and what hands all controllers down is no threaded group.
+    let domain = place.controllers.iter().any(|c| !THREADED.contains(&c.as_str()));
+    if domain && made.leaf(&leaf)? {
+        let on = file::words(&leaf.with_file_name("cgroup.subtree_control"))?;
+        if place.controllers.iter().all(|c| on.contains(c)) {
+            return Ok(());
+        }
+    }
+    enable(&place.mount)?;
     for dir in chain(place) {
         made.dir(&dir)?;
         // A group below one that has processes is `domain invalid` and takes nobody in. As a threaded group it can at

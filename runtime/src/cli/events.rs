@@ -20,7 +20,6 @@ pub fn events(context: &Context<'_>, args: &args::Events) -> Result<()> {
         return line("stats", stats(&cgroup.stats()?));
     }
     let mut oom = cgroup.oom()?;
-    let mut known = oom.read()?;
     let mut next = Instant::now();
     loop {
         if Instant::now() >= next {
@@ -35,12 +34,12 @@ pub fn events(context: &Context<'_>, args: &args::Events) -> Result<()> {
         let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         // Interrupted or late, the next turn looks at the clock again.
         let _ = poll(&mut [PollFd::new(&oom.fd(), PollFlags::IN)], Some(&timeout));
-        match oom.read() {
-            Ok(count) if count > known => {
-                known = count;
-                line("oom", Value::Null)?;
+        match oom.look() {
+            // runc's line has no data; whose limit it was is ours.
+            Ok(Some(kills)) => {
+                line("oom", json!({"kills": kills.count, "whose": kills.limit.whose(), "group": kills.limit.group()}))?
             }
-            Ok(_) => {}
+            Ok(None) => {}
             Err(e) if e.kind == Kind::NotFound => return Ok(()),
             Err(e) => return Err(e),
         }

@@ -212,7 +212,7 @@ impl Dialogue<'_> {
         let status = crate::sys::ended_child(Some(self.child.pidfd.as_fd()), false)
             .ok()
             .flatten()
-            .map_or(0, |(_, status)| status);
+            .map_or(0, |(_, end)| end.status());
         let oom = self.cgroup.oom().and_then(|mut o| o.read()).is_ok_and(|kills| kills > 0);
         fault::killed(self.plan, step, status, oom)
     }

@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use crate::error::{Error, Kind, describe};
+use crate::error::{Error, Kind, apparmor, describe};
 use crate::plan::print::call;
 use crate::plan::{Op, Plan, Section};
 
@@ -13,6 +13,9 @@ pub fn sentence(plan: &Plan, section: Section, step: usize, errno: i32, value: u
         return Error::sys(section.name(), format!("step {step}"), errno);
     };
     let from = plan.text(failed.from);
+    if from.ends_with("/apparmorProfile") {
+        return label(plan, &failed.op, errno).at(from);
+    }
     if let Some(reason) = known(plan, &failed.op, errno, value) {
         let kind = if matches!(failed.op, Op::Hook { .. }) { Kind::Kernel } else { Kind::Invalid };
         let mut error = Error::new(kind, "", "", reason);
@@ -20,6 +23,18 @@ pub fn sentence(plan: &Plan, section: Section, step: usize, errno: i32, value: u
         return error;
     }
     Error::sys(call(&failed.op), plan.subject(&failed.op), errno).at(from)
+}
+
+/// The profile is not loaded (ENOENT), or the kernel does not let us change to it.
+fn label(plan: &Plan, op: &Op, errno: Errno) -> Error {
+    let (call, file) = (call(op), plan.subject(op));
+    let (Op::Write { data, .. }, Errno::NOENT) = (*op, errno) else {
+        return Error { errno: Some(errno), ..Error::new(Kind::Kernel, "", "", apparmor(&format!("{call} {file}"))) };
+    };
+    let asked = String::from_utf8_lossy(plan.bytes(data)).into_owned();
+    let name = asked.trim_start_matches("exec ");
+    let reason = apparmor(&format!("{call} {file}: profile {name:?} is not loaded"));
+    Error { errno: Some(errno), ..Error::new(Kind::Kernel, "", "", reason) }
 }
 
 /// Sentences that clients know from runc (shim contract, error text); see moby's daemon/errors.go.

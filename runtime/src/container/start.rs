@@ -37,7 +37,11 @@ struct Request {
 }
 
 /// Makes the files of a container that anyone may start.
-pub(super) fn park_files(dir: &Path, request: &Create<'_>) -> Result<(Option<OwnedFd>, Option<File>)> {
+pub(super) fn park_files(
+    dir: &Path,
+    request: &Create<'_>,
+    tasks: Vec<String>,
+) -> Result<(Option<OwnedFd>, Option<File>)> {
     let path = dir.join(FIFO);
     let failed = |op, e| Error::sys(op, path.display().to_string(), e);
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
@@ -52,7 +56,7 @@ pub(super) fn park_files(dir: &Path, request: &Create<'_>) -> Result<(Option<Own
         no_pivot: request.no_pivot,
         no_new_keyring: request.no_new_keyring,
         preserve_fds: request.preserve_fds,
-        tasks: Vec::new(),
+        tasks,
     };
     let text = serde_json::to_vec(&saved).unwrap_or_default();
     let request = File::options().write(true).create_new(true).mode(0o600).open(dir.join(REQUEST));
@@ -106,14 +110,13 @@ fn outcome(host: &Host, dir: &Path, record: &Record, spec: &Spec, report: &Repor
     let text = std::fs::read(dir.join(REQUEST)).unwrap_or_default();
     let request: Request = serde_json::from_slice(&text).unwrap_or_default();
     let visible = if request.no_pivot { visible_kernel_mounts()? } else { Vec::new() };
-    let v1 = record.cgroup.v1.iter().map(|p| p.dir().join("tasks").display().to_string());
     let plan = compile::init(&compile::Init {
         spec,
         host,
         id: &record.id,
         bundle: &record.bundle,
         groups: &groups(&record.cgroup),
-        tasks: &v1.collect::<Vec<_>>(),
+        tasks: &request.tasks,
         stdio: request.stdio,
         no_pivot: request.no_pivot.then_some(&visible),
         no_new_keyring: request.no_new_keyring,

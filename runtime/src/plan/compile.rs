@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::namespaces::Wanted;
-use super::rootfs::Root;
+use super::rootfs::{Root, resolve};
 use super::{Builder, Dir, Gate, Given, Op, Plan, Section, Slot};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -318,13 +318,15 @@ impl<'a> Compiler<'a> {
         slot
     }
 
-    /// Opens and writes a small kernel file.
+    /// Opens and writes a small file of a checked procfs: no other file system's, whatever is mounted over it, and
+    /// none that a magic link leads to (CVE-2025-52881). `self` is an ordinary link.
     pub(super) fn write_file(&mut self, dir: Dir, path: &str, data: &[u8]) {
         let slot = self.b.scratch(path);
         let path = self.b.str(path);
         let data = self.b.bytes(data);
         let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as u32;
-        self.b.op(Op::Open { dir, path, flags, mode: 0, resolve: 0, into: slot });
+        let resolve = resolve::BENEATH | resolve::NO_MAGICLINKS | resolve::NO_XDEV;
+        self.b.op(Op::Open { dir, path, flags, mode: 0, resolve, into: slot });
         self.b.op(Op::Write { slot, data });
         if self.exec {
             // Nothing that leads to the host may be open when the container is joined.

@@ -185,23 +185,6 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// What execve changes to. An exec says it before it is in the container, because /proc of the host is needed for it.
-    pub(super) fn lsm(&mut self) -> Result<()> {
-        let Some(process) = self.process else { return Ok(()) };
-        if process.apparmor_profile.is_empty() {
-            return Ok(());
-        }
-        if !self.host.apparmor {
-            let why = "apparmor profile is specified in config, but apparmor is disabled or not supported";
-            return Err(self.refuse(self.pointer("/apparmorProfile"), why));
-        }
-        self.b.from(self.pointer("/apparmorProfile"));
-        let proc = self.proc_dir();
-        let text = format!("exec {}", process.apparmor_profile);
-        self.write_file(Dir::At(proc), self.host.apparmor_attr, text.as_bytes());
-        Ok(())
-    }
-
     fn scheduling(&mut self, process: &Process) -> Result<()> {
         if let Some(scheduler) = &process.scheduler {
             self.b.from(self.pointer("/scheduler"));

@@ -141,10 +141,10 @@ impl Compiler<'_> {
     }
 
     fn attach(&mut self, from: Slot, spot: Spot) {
-        self.b.op(match spot {
-            Spot::At(to) => Op::MoveMount { from, to },
-            Spot::In { dir, name } => Op::MoveMountTo { from, dir, name },
-        });
+        match spot {
+            Spot::At(to) => self.move_to(from, to),
+            Spot::In { dir, name } => self.b.op(Op::MoveMountTo { from, dir, name }),
+        }
     }
 
     /// Opens the mount point inside the root, making it when it is missing.

@@ -191,9 +191,20 @@ impl Compiler<'_> {
             _ if !self.has_mount_namespace() => self.b.op(Op::Chroot { path: dot }),
             Some(visible) => self.move_root(slot, visible),
             None => {
+                let shared = propagation & libc::MS_SHARED != 0;
+                let old = shared.then(|| self.b.scratch("old root"));
+                if let Some(into) = old {
+                    let flags = PLACE | DIRECTORY;
+                    self.b.op(Op::Open { dir: Dir::Cwd, path: slash, flags, mode: 0, resolve: 0, into });
+                }
                 self.b.op(Op::PivotRoot);
-                // The old root lies on top of the new one now. What leaves it must not leave the host.
-                self.b.op(Op::Propagation { mount: None, path: dot, flags: libc::MS_SLAVE | libc::MS_REC });
+                if let Some(slot) = old {
+                    // What leaves it must not leave the host. By its own descriptor: `.` is the new root still, whose
+                    // volumes keep the propagation they were given.
+                    self.b.op(Op::Fchdir { slot });
+                    self.b.op(Op::Propagation { mount: None, path: dot, flags: libc::MS_SLAVE | libc::MS_REC });
+                }
+                // The old root lies on top of the new one now.
                 self.b.op(Op::Umount { path: dot, flags: libc::MNT_DETACH as u32 });
             }
         }

@@ -33,9 +33,6 @@ fn last_errno() -> rustix::io::Errno {
     rustix::io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO)
 }
 
-/// The name of our programs, by which a later mini tells them from those of others.
-const OURS: [u8; 16] = *b"mini_devices\0\0\0\0";
-
 /// Loads a program of type `BPF_PROG_TYPE_CGROUP_DEVICE`; `BPF_PROG_LOAD` of bpf(2). The fd is close-on-exec.
 pub(crate) fn bpf_load_cgroup_device(program: &[BpfInsn]) -> Result<OwnedFd, rustix::io::Errno> {
     #[repr(C)]
@@ -64,7 +61,7 @@ pub(crate) fn bpf_load_cgroup_device(program: &[BpfInsn]) -> Result<OwnedFd, rus
         log_buf: 0,
         kern_version: 0,
         prog_flags: 0,
-        prog_name: OURS,
+        prog_name: PROGRAM,
         prog_ifindex: 0,
         expected_attach_type: 6, // BPF_CGROUP_DEVICE
     };
@@ -118,8 +115,37 @@ pub(crate) fn bpf_detach_cgroup_device(
     unsafe { bpf(9, &mut attr) }.map(drop)
 }
 
-/// The device programs attached to this very group, oldest first; `BPF_PROG_QUERY` and `BPF_PROG_GET_FD_BY_ID` of
-/// bpf(2). At most 64, the kernel's own limit for one group. One that goes away meanwhile is left out.
+/// By this name a program is known to be ours: others (systemd's `sd_devices`) may be attached to the same group.
+const PROGRAM: [u8; 16] = *b"mini_devices\0\0\0\0";
+
+/// True if [`bpf_load_cgroup_device`] has made the program; `BPF_OBJ_GET_INFO_BY_FD` of bpf(2).
+fn is_ours(program: BorrowedFd<'_>) -> Result<bool, rustix::io::Errno> {
+    /// `struct bpf_prog_info` of `<linux/bpf.h>`, as far as the name; the kernel fills as much as there is room for.
+    #[repr(C)]
+    struct Info {
+        _before: [u64; 8],
+        name: [u8; 16],
+    }
+    #[repr(C)]
+    struct Ask {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    let mut info = Info { _before: [0; 8], name: [0; 16] };
+    let mut ask = Ask {
+        bpf_fd: program.as_raw_fd() as u32,
+        info_len: size_of::<Info>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: Ask is the OBJ_GET_INFO_BY_FD member; info points to info_len bytes that are exclusively ours, and the zeroes
+    // in them ask for no further buffers to be filled.
+    unsafe { bpf(15, &mut ask) }?;
+    Ok(info.name == PROGRAM)
+}
+
+/// Our device programs among those attached to this very group, oldest first; `BPF_PROG_QUERY` and
+/// `BPF_PROG_GET_FD_BY_ID` of bpf(2). The kernel has at most 64 in one group. One that goes away meanwhile is left out.
 pub(crate) fn bpf_cgroup_device_programs(group: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, rustix::io::Errno> {
     #[repr(C)]
     struct Query {
@@ -154,38 +180,18 @@ pub(crate) fn bpf_cgroup_device_programs(group: BorrowedFd<'_>) -> Result<Vec<Ow
         let mut get = Get { prog_id, next_id: 0, open_flags: 0 };
         // SAFETY: Get is the PROG_GET_FD_BY_ID member and holds no address.
         match unsafe { bpf(13, &mut get) } {
-            // SAFETY: a success is a new descriptor that nobody else owns.
-            Ok(fd) => programs.push(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
+            Ok(fd) => {
+                // SAFETY: a success is a new descriptor that nobody else owns.
+                let program = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+                if is_ours(std::os::fd::AsFd::as_fd(&program))? {
+                    programs.push(program);
+                }
+            }
             Err(rustix::io::Errno::NOENT) => {}
             Err(e) => return Err(e),
         }
     }
     Ok(programs)
-}
-
-/// True of a program that [`bpf_load_cgroup_device`] has loaded, by its name; `BPF_OBJ_GET_INFO_BY_FD` of bpf(2).
-pub(crate) fn bpf_is_ours(program: BorrowedFd<'_>) -> bool {
-    #[repr(C)]
-    struct Get {
-        bpf_fd: u32,
-        info_len: u32,
-        info: u64,
-    }
-    /// The beginning of `struct bpf_prog_info`; the kernel fills as much as we have room for.
-    #[repr(C)]
-    struct Info {
-        _numbers: [u64; 8],
-        name: [u8; 16],
-    }
-    let mut info = Info { _numbers: [0; 8], name: [0; 16] };
-    let mut get = Get {
-        bpf_fd: program.as_raw_fd() as u32,
-        info_len: size_of::<Info>() as u32,
-        info: std::ptr::from_mut(&mut info) as u64,
-    };
-    // SAFETY: Get is the member of the union for this command; info points to info_len bytes that are exclusively ours.
-    // All zero, they ask for none of the arrays that the structure can name.
-    unsafe { bpf(15, &mut get) }.is_ok() && info.name == OURS
 }
 
 /// `int pidfd_send_signal(int pidfd, int sig, siginfo_t *info, unsigned int flags)`, pidfd_send_signal(2), also for

@@ -5,14 +5,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use crate::reap::End;
+
 // ---- children and signals of this process (reap.rs, the shim) -------------------------------------------------------
 
 /// `int waitid(idtype_t idtype, id_t id, siginfo_t *infop, int options)` without waiting — waitid(2). rustix has the call
 /// but not si_pid, without which a child that was only peeked at cannot be told from another.
 ///
-/// Answers the child's pid and its exit status (or 128 + signal), `None` if no child has ended. With `pidfd` only that
-/// child is asked for; `reap` takes it away, otherwise it stays a zombie.
-pub fn ended_child(pidfd: Option<BorrowedFd<'_>>, reap: bool) -> Result<Option<(u32, i32)>, Errno> {
+/// Answers the child's pid and how it ended, `None` if no child has ended. With `pidfd` only that child is asked for;
+/// `reap` takes it away, otherwise it stays a zombie.
+pub fn ended_child(pidfd: Option<BorrowedFd<'_>>, reap: bool) -> Result<Option<(u32, End)>, Errno> {
     let (kind, id) = match pidfd {
         // A descriptor is never negative.
         Some(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
@@ -30,7 +32,11 @@ pub fn ended_child(pidfd: Option<BorrowedFd<'_>>, reap: bool) -> Result<Option<(
     if pid == 0 {
         return Ok(None);
     }
-    Ok(Some((pid.unsigned_abs(), if info.si_code == libc::CLD_EXITED { status } else { 128 + status })))
+    let end = match info.si_code {
+        libc::CLD_EXITED => End::Exited(status),
+        code => End::Killed { signal: status, core: code == libc::CLD_DUMPED },
+    };
+    Ok(Some((pid.unsigned_abs(), end)))
 }
 
 /// `int pidfd_send_signal(int pidfd, int sig, siginfo_t *info, unsigned int flags)` with any number — pidfd_send_signal(2).

@@ -54,6 +54,9 @@ pub struct Ended {
     pub took: Duration,
 }
 
+/// What has not ended by then hangs, also on a busy machine that is emulated.
+const LIMIT: Duration = Duration::from_secs(60);
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl<'a> Bed<'a> {
@@ -172,7 +175,7 @@ impl<'a> Bed<'a> {
         let mut command = self.command(&["run", "--bundle"]);
         command.arg(self.path("bundle")).arg(&id);
         change(&mut command);
-        let ended = self.wait(command, Duration::from_secs(20));
+        let ended = self.wait(command, LIMIT);
         self.delete(&id);
         ended
     }
@@ -183,7 +186,7 @@ impl<'a> Bed<'a> {
         self.save();
         let mut command = self.command(&["run", "--detach", "--bundle"]);
         command.arg(self.path("bundle")).arg(&id);
-        let ended = self.wait(command, Duration::from_secs(20));
+        let ended = self.wait(command, LIMIT);
         assert_eq!(ended.code, Some(0), "{}: {ended:?}", self.runtime.name);
         Held { bed: self, id }
     }
@@ -207,7 +210,7 @@ impl<'a> Bed<'a> {
         // Not with the copy, which may be damaged by now.
         let command = self.command_of(&self.runtime.program, &["delete", "--force", id]);
         // Mostly there is nothing left, and that is an error for some.
-        let _ = self.wait(command, Duration::from_secs(20));
+        let _ = self.wait(command, LIMIT);
     }
 }
 
@@ -232,7 +235,7 @@ impl Held<'_, '_> {
     pub fn exec_with(&self, options: &[&str], args: &[&str]) -> Ended {
         let mut command = self.bed.command(&["exec"]);
         command.args(options).arg(&self.id).args(args);
-        self.bed.wait(command, Duration::from_secs(20))
+        self.bed.wait(command, LIMIT)
     }
 }
 

@@ -66,6 +66,13 @@ impl Bundle {
 
     /// A small spec changed by a merge patch (RFC 7396).
     pub fn spec(&self, patch: &Value) -> Spec {
+        let spec = self.json(patch);
+        let parsed = Spec::parse(spec.to_string().as_bytes());
+        parsed.unwrap_or_else(|e| panic!("{e}\n{spec}"))
+    }
+
+    /// The same as config.json has it.
+    pub fn json(&self, patch: &Value) -> Value {
         let mut spec = json!({
             "ociVersion": "1.3.0",
             "root": {"path": "rootfs"},
@@ -84,8 +91,7 @@ impl Bundle {
             },
         });
         merge(&mut spec, patch);
-        let parsed = Spec::parse(spec.to_string().as_bytes());
-        parsed.unwrap_or_else(|e| panic!("{e}\n{spec}"))
+        spec
     }
 
     /// Takes away what containers have left in the root file system: their mount points.

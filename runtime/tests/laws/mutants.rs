@@ -129,9 +129,21 @@ fn another_order_is_noticed() {
 }
 
 #[test]
+fn a_procfs_that_is_covered_is_noticed() {
+    let plan = plain();
+    let score = find(&plan, |o| matches!(*o, Op::Open { path, .. } if plan.text(path) == "self/oom_score_adj"));
+    let with = changed(&plan, score, |s| {
+        if let Op::Open { resolve, .. } = &mut s.op {
+            *resolve = 0x0a;
+        }
+    });
+    noticed(&with, "may be mounted over");
+}
+
+#[test]
 fn a_way_out_of_the_root_is_noticed() {
     let plan = plain();
-    let inside = find(&plan, |o| matches!(o, Op::Open { resolve, .. } if *resolve != 0));
+    let inside = find(&plan, |o| matches!(o, Op::Open { resolve, .. } if resolve & 0x10 != 0));
     let with = |how: u64| {
         changed(&plan, inside, |s| {
             if let Op::Open { resolve, .. } = &mut s.op {

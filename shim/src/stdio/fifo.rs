@@ -94,7 +94,7 @@ impl Fifo {
 }
 
 /// The write end of a pipe without readers polls as an error (poll(2)).
-fn has_reader(writer: impl AsFd) -> bool {
+pub(super) fn has_reader(writer: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&writer, PollFlags::OUT)];
     let zero = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
     match poll(&mut fds, Some(&zero)) {

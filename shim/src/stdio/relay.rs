@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ const TURN: u32 = 16;
 const SILENCE: Duration = Duration::from_millis(20);
 /// And no longer than this in all: the process may go on writing for as long as its terminal is there.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Between two looks whether a full disk has space again.
+const SPACE: Duration = Duration::from_millis(200);
 /// Idle time after which a file's worker goes away.
 const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
@@ -173,49 +175,89 @@ fn writable(to: impl AsFd) -> Result<bool, Errno> {
 }
 
 /// The same into a file or device, whose writing may block: a worker writes while there is something to write, and is
-/// gone when there is not.
+/// gone when there is not. A full disk is a reader that has stopped: the process waits until there is space.
 pub(super) async fn copy_to_file(from: Arc<Fd>, to: Arc<OwnedFd>, source: Source, hangup: &Notify) -> io::Result<()> {
     let mut hung_up = false;
+    // What was read and found no space.
+    let mut pending = Vec::new();
     loop {
         // Never while a worker writes: it would be left behind with bytes that the next one overtakes.
-        let ready = tokio::select! {
-            biased;
-            ready = from.readable() => Some(ready?),
-            () = hangup.notified(), if !hung_up => None,
+        let ready = if pending.is_empty() {
+            tokio::select! {
+                biased;
+                ready = from.readable() => Some(ready?),
+                () = hangup.notified(), if !hung_up => None,
+            }
+        } else {
+            sleep(SPACE).await;
+            None
         };
-        hung_up = hung_up || ready.is_none();
-        let (theirs, file) = (Arc::clone(&from), Arc::clone(&to));
-        match worker::run("stdio", move || write_all_there_is(theirs.get_ref(), &file, source)).await {
-            Ok(Ok(Step::End)) => return Ok(()),
+        let was_full = !pending.is_empty();
+        hung_up = hung_up || (ready.is_none() && !was_full);
+        let (theirs, file, first) = (Arc::clone(&from), Arc::clone(&to), pending.clone());
+        let written = worker::run("stdio", move || write_all_there_is(theirs.get_ref(), &file, source, &first)).await;
+        match written {
+            Ok(Ok((Step::End, _))) => return Ok(()),
+            Ok(Ok((Step::TargetFull, left))) => {
+                pending = left;
+                if !was_full {
+                    log::warn!("{}: no space left; who writes to it waits", name(&to));
+                }
+            }
             Ok(Ok(_)) if hung_up => return Ok(()),
-            Ok(Ok(_)) => ready.into_iter().for_each(|mut ready| ready.clear_ready()),
+            Ok(Ok(_)) => {
+                pending = Vec::new();
+                ready.into_iter().for_each(|mut ready| ready.clear_ready());
+            }
             Ok(Err(errno)) => return Err(errno.into()),
-            // No thread to be had: the bytes wait in the pipe until there is.
+            // No thread to be had: the bytes wait until there is.
             Err(_) => sleep(Duration::from_millis(100)).await,
         }
     }
 }
 
-fn write_all_there_is(from: &OwnedFd, to: &OwnedFd, source: Source) -> Result<Step, Errno> {
+/// What a descriptor leads to, for the log.
+fn name(file: &OwnedFd) -> String {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::fs::read_link(link).map(|path| path.display().to_string()).unwrap_or_default()
+}
+
+/// `first`, then what the source has. With a full target comes what is to be written first when there is space again.
+fn write_all_there_is(from: &OwnedFd, to: &OwnedFd, source: Source, first: &[u8]) -> Result<(Step, Vec<u8>), Errno> {
+    let done = put(to, first)?;
+    if done < first.len() {
+        return Ok((Step::TargetFull, first[done..].to_vec()));
+    }
     let mut chunk = vec![0u8; 4 * CHUNK];
     loop {
         match take(from, &mut chunk, source)? {
-            Taken::Bytes(mut bytes) => {
-                while !bytes.is_empty() {
-                    match write(to, bytes) {
-                        Ok(n) => bytes = &bytes[n..],
-                        Err(Errno::INTR) => {}
-                        Err(errno) => return Err(errno),
-                    }
+            Taken::Bytes(bytes) => {
+                let done = put(to, bytes)?;
+                if done < bytes.len() {
+                    return Ok((Step::TargetFull, bytes[done..].to_vec()));
                 }
             }
-            Taken::End => return Ok(Step::End),
+            Taken::End => return Ok((Step::End, Vec::new())),
             Taken::Empty => {
                 let mut fds = [PollFd::new(from, PollFlags::IN)];
                 if poll(&mut fds, Some(&QUIET))? == 0 {
-                    return Ok(Step::SourceEmpty);
+                    return Ok((Step::SourceEmpty, Vec::new()));
                 }
             }
         }
     }
+}
+
+/// Writes all of it, or as much as there is space for.
+fn put(to: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match write(to, &bytes[done..]) {
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(Errno::NOSPC | Errno::DQUOT) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(done)
 }

@@ -9,17 +9,18 @@ use std::time::Duration;
 use runtime::reap;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::termios::{Winsize, tcsetwinsize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::fifo::Target;
 use super::relay::{self, Source};
-use super::{Output, Stdin, Wiring};
+use super::{Drain, Output, Stdin, Wiring};
 use crate::ready::{self, Fd};
 
-/// Between SIGTERM and SIGKILL for a logger that ignores the end of its input; containerd's own shim has the same.
-const LOGGER_GRACE: Duration = Duration::from_secs(12);
+/// Between SIGTERM and SIGKILL for a logger that ignores the end of its input. With the time that it had before, as long
+/// as with containerd's own shim, which waits twelve seconds after SIGTERM.
+const LOGGER_GRACE: Duration = Duration::from_secs(2);
 
 /// Dropping it stops everything at once; [`Streams::finish`] lets it end by itself first.
 #[derive(Default)]
@@ -29,6 +30,7 @@ pub struct Streams {
     outputs: Vec<JoinHandle<()>>,
     console: Weak<Fd>,
     logger: Option<(Arc<Fd>, JoinHandle<()>)>,
+    drain: Drain,
 }
 
 impl Wiring {
@@ -50,9 +52,15 @@ impl Wiring {
             let pidfd = Arc::new(ready::for_reading(pidfd)?);
             streams.logger = Some((Arc::clone(&pidfd), tokio::spawn(reap_logger(pidfd))));
         }
+        streams.drain.pipes = self.logged;
         let hangup = Arc::new(Notify::new());
         for output in self.outputs {
-            streams.outputs.push(run_output(output, console.clone(), Arc::clone(&hangup))?);
+            // A logger with a console has one output, whose end the announcement of the exit waits for.
+            let (at_work, copied) = oneshot::channel();
+            if matches!(output.to, Target::Pipe(_)) {
+                streams.drain.copied = Some(copied);
+            }
+            streams.outputs.push(run_output(output, console.clone(), Arc::clone(&hangup), at_work)?);
         }
         if let Some(Stdin { from, keeper, to }) = self.stdin {
             streams.keeper = Some(keeper);
@@ -80,7 +88,12 @@ impl Wiring {
     }
 }
 
-fn run_output(output: Output, console: Option<Arc<Fd>>, hangup: Arc<Notify>) -> io::Result<JoinHandle<()>> {
+fn run_output(
+    output: Output,
+    console: Option<Arc<Fd>>,
+    hangup: Arc<Notify>,
+    at_work: oneshot::Sender<()>,
+) -> io::Result<JoinHandle<()>> {
     let (from, source) = match (output.from, console) {
         (Some(pipe), _) => (Arc::new(ready::for_reading(pipe)?), Source::Pipe),
         (None, Some(master)) => (master, Source::Console),
@@ -108,6 +121,7 @@ fn run_output(output: Output, console: Option<Arc<Fd>>, hangup: Arc<Notify>) -> 
             drop(pipe);
             tokio::spawn(async move {
                 let _ = relay::copy(&from, &to, source, &hangup).await;
+                drop(at_work);
             })
         }
     })
@@ -124,6 +138,12 @@ async fn reap_logger(pidfd: Arc<Fd>) {
 }
 
 impl Streams {
+    /// What the announcement of the process's exit has to wait for. To be held until then: without it a logger sees the
+    /// end of a process that has closed its outputs before it ends.
+    pub fn take_drain(&mut self) -> Drain {
+        std::mem::take(&mut self.drain)
+    }
+
     /// CloseIO: our own writer of the stdin fifo goes. The process sees the end of file when the client's has gone too.
     pub fn close_stdin(&mut self) {
         self.keeper = None;
@@ -140,6 +160,7 @@ impl Streams {
     /// Afterwards everything is closed.
     pub async fn finish(mut self, limit: Duration) {
         self.keeper = None;
+        drop(std::mem::take(&mut self.drain));
         let deadline = Instant::now() + limit;
         for output in &mut self.outputs {
             if timeout_at(deadline, &mut *output).await.is_err() {
@@ -147,19 +168,16 @@ impl Streams {
             }
         }
         self.outputs.clear();
-        if let Some((pidfd, mut reaper)) = self.logger.take()
-            && timeout_at(deadline, &mut reaper).await.is_err()
-        {
-            // It has had the end of its input for long enough. The rest happens without the caller.
-            tokio::spawn(async move {
-                let _ = reap::signal(pidfd.get_ref(), 15);
-                tokio::select! {
-                    _reaped = &mut reaper => return,
-                    () = sleep(LOGGER_GRACE) => {}
-                }
-                let _ = reap::signal(pidfd.get_ref(), 9);
-                let _ = reaper.await;
-            });
+        let Some((pidfd, mut reaper)) = self.logger.take() else { return };
+        if timeout_at(deadline, &mut reaper).await.is_ok() {
+            return;
+        }
+        // It has had the end of its input for long enough. Waited for, because the shim may end after Delete, and nobody
+        // else would end it.
+        let _ = reap::signal(pidfd.get_ref(), 15);
+        if timeout(LOGGER_GRACE, &mut reaper).await.is_err() {
+            let _ = reap::signal(pidfd.get_ref(), 9);
+            let _ = reaper.await;
         }
     }
 }

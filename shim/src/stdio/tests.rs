@@ -259,6 +259,19 @@ fn files_are_appended_to_by_both_outputs() {
 }
 
 #[test]
+fn a_full_disk_holds_the_process_and_not_delete() {
+    on_loop(async {
+        let opened = open_all("", "file:///dev/full", "", false);
+        let streams = opened.wiring.run(None).unwrap();
+        let mut stdout = file(opened.child.stdout);
+        stdout.write_all(b"no space for this").unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stdout.write_all(b"the pipe is still there").unwrap();
+        tokio::time::timeout(Duration::from_secs(5), streams.finish(Duration::from_millis(300))).await.unwrap();
+    });
+}
+
+#[test]
 fn what_cannot_be_opened_is_said() {
     let dir = Dir::new();
     let refused = |stdout: &str| {

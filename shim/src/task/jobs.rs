@@ -139,17 +139,20 @@ impl Owner {
     fn adopt(&mut self, who: Who, child: Child, wiring: Wiring) -> io::Result<()> {
         let Child { pid, pidfd, console } = child;
         let pidfd = Arc::new(ready::for_reading(pidfd)?);
-        let streams = wiring.run(console).inspect_err(|_| {
+        let mut streams = wiring.run(console).inspect_err(|_| {
             let _ = runtime::reap::signal(pidfd.get_ref(), 9);
         })?;
         let Some(process) = self.processes.get_mut(&who) else { return Ok(()) };
+        let drain = streams.take_drain();
         process.pid = pid;
         process.streams = streams;
         process.pidfd = Some(Arc::clone(&pidfd));
         let me = self.me.clone();
         tokio::spawn(async move {
-            let status = reap::exit(pidfd).await;
-            let _ = me.send(Message::Exited(who, Exit { status, at: SystemTime::now() }));
+            let end = reap::exit(pidfd).await;
+            let exit = Exit { status: end.status().unsigned_abs(), at: SystemTime::now() };
+            drain.dry().await;
+            let _ = me.send(Message::Exited(who, end, exit));
         });
         Ok(())
     }

@@ -1,55 +1,125 @@
-//! Watching for OOM kills.
+//! Watching for OOM kills, and saying of each death why it came.
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use runtime::cgroup::Oom;
+use runtime::cgroup::{Kills, Oom};
+use runtime::death::{Cause, is_dying};
+use runtime::lifecycle::{Input, Who};
+use runtime::reap::End;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use super::owner::Owner;
 use crate::ready;
 
-/// On version 1 the kernel tells before it kills; these are the times after which to look again.
-const ECHO: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
+/// News that come faster than this are looked at together: a group at its limit can ring a hundred times a second.
+const TOGETHER: Duration = Duration::from_millis(20);
+
+/// On version 1 the kernel tells before it kills, and on both it counts before it sends the signal: after these times
+/// we look again.
+const ECHO: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
+
+/// After this time a victim has its signal.
+const SETTLED: Duration = Duration::from_millis(200);
 
 /// A watch; dropping it ends it.
 pub(super) struct Watch {
     oom: Oom,
-    seen: u64,
+    /// When the count last grew.
+    grew: Option<Instant>,
     bell: JoinHandle<()>,
 }
 
 impl Watch {
     /// `ring` is called when there may be news; false ends the watch. `None` when it cannot be watched.
-    pub(super) fn new(mut oom: Oom, ring: impl Fn() -> bool + Send + 'static) -> Option<Self> {
+    pub(super) fn new(oom: Oom, ring: impl Fn() -> bool + Send + 'static) -> Option<Self> {
         let fd = oom.fd().try_clone_to_owned().and_then(ready::for_reading).ok()?;
-        let seen = oom.read().ok()?;
         let bell = tokio::spawn(async move {
-            while let Ok(mut ready) = fd.readable().await {
-                ready.clear_ready();
-                for pause in ECHO {
-                    if !ring() {
-                        return;
+            let mut echoes: &[Duration] = &[];
+            loop {
+                let news = match echoes.split_first() {
+                    Some((pause, later)) => {
+                        echoes = later;
+                        timeout(*pause, fd.readable()).await
                     }
-                    sleep(pause).await;
+                    None => Ok(fd.readable().await),
+                };
+                match news {
+                    Ok(Ok(mut ready)) => {
+                        ready.clear_ready();
+                        if !ring() {
+                            return;
+                        }
+                        sleep(TOGETHER).await;
+                        echoes = &ECHO;
+                    }
+                    Ok(Err(_)) => return,
+                    Err(_quiet) => {}
                 }
-                ring();
+                if !ring() {
+                    return;
+                }
             }
         });
-        Some(Self { oom, seen, bell })
+        Some(Self { oom, grew: None, bell })
     }
 
-    /// True when more was killed since the last time. `None` when the group is gone.
-    pub(super) fn grew(&mut self) -> Option<bool> {
-        let count = self.oom.read().ok()?;
-        let grew = count > self.seen;
-        self.seen = count;
-        Some(grew)
+    /// What was killed since the last time, or since the watch was made. Errors: the group is gone.
+    fn look(&mut self) -> runtime::Result<Option<Kills>> {
+        let kills = self.oom.look()?;
+        if kills.is_some() {
+            self.grew = Some(Instant::now());
+        }
+        Ok(kills)
+    }
+
+    fn is_settled(&self) -> bool {
+        self.grew.is_none_or(|then| then.elapsed() >= SETTLED)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         self.bell.abort();
+    }
+}
+
+impl Owner {
+    /// Looks for OOM kills; before an exit is announced this is the last chance to say why.
+    pub(super) fn look_for_oom(&mut self) {
+        let Some(watch) = &mut self.oom else { return };
+        match watch.look() {
+            Ok(Some(kills)) => {
+                let (id, count) = (&self.create.id, kills.count);
+                log::warn!("{id}: {count} process(es) killed for want of memory: {}", kills.limit);
+                let alive = self.processes.iter().filter(|(_, p)| p.is_alive()).map(|(who, _)| who.clone());
+                self.inquest.killed(kills, alive);
+                self.feed(Input::Oom);
+            }
+            Ok(None) if self.inquest.is_open() && watch.is_settled() => {
+                let pid = |who: &Who| self.processes.get(who).map_or(0, |p| p.pid);
+                self.inquest.settle(|who| is_dying(pid(who)));
+                if !self.inquest.is_open() {
+                    log::debug!("{}: who is left was not killed for want of memory", self.create.id);
+                }
+            }
+            Ok(None) => {}
+            Err(_gone) => self.oom = None,
+        }
+    }
+
+    /// Says in the log why a process ended, if it was killed.
+    pub(super) fn explain(&mut self, who: &Who, end: End) {
+        self.look_for_oom();
+        let init = self.processes.get(&None).map_or((true, 0), |p| (p.dead, p.pid));
+        let cause = self.inquest.verdict(who, end, || init.0 || is_dying(init.1));
+        let level = match cause {
+            Cause::OutOfMemory(_) => log::Level::Warn,
+            Cause::Signal { .. } => log::Level::Info,
+            Cause::Exited(_) | Cause::Asked | Cause::WithInit => log::Level::Debug,
+        };
+        let id = &self.create.id;
+        log::log!(level, "{id}: {}: {cause}", who.as_deref().map_or("init".to_owned(), |exec| format!("exec {exec}")));
     }
 }

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use runtime::death::Inquest;
 use runtime::lifecycle::{Effect, Event, Exit, Input, Lifecycle, Refusal, Who};
+use runtime::reap::End;
 use runtime::spec::{Process as ProcessSpec, Resources};
 use runtime::{Child, Container};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,7 +34,7 @@ pub(super) enum Message {
     Updated(Result<(), String>, ReplyTo),
     Deleted(Result<(), String>),
     ExecDeleted(String),
-    Exited(Who, Exit),
+    Exited(Who, End, Exit),
     Oom,
 }
 
@@ -54,6 +56,8 @@ pub(super) struct Process {
     pub(super) pidfd: Option<Arc<Fd>>,
     pub(super) streams: Streams,
     pub(super) ended: watch::Sender<Ended>,
+    /// Its exit has arrived here, announced or not.
+    pub(super) dead: bool,
 }
 
 impl Process {
@@ -65,7 +69,12 @@ impl Process {
             pidfd: None,
             streams: Streams::default(),
             ended: watch::Sender::new(Ended::NotYet),
+            dead: false,
         }
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.pid != 0 && !self.dead
     }
 }
 
@@ -78,6 +87,7 @@ pub(super) struct Owner {
     pub(super) waiting: Vec<(Wanted, ReplyTo)>,
     pub(super) updates: VecDeque<(Box<Resources>, ReplyTo)>,
     pub(super) oom: Option<Watch>,
+    pub(super) inquest: Inquest,
     /// The runtime has let go of the container; only mounts are left to undo.
     pub(super) undone: Arc<AtomicBool>,
     pub(super) inbox: mpsc::UnboundedReceiver<Message>,
@@ -99,6 +109,7 @@ impl Owner {
             waiting: vec![(Wanted::Create, reply)],
             updates: VecDeque::new(),
             oom: None,
+            inquest: Inquest::default(),
             undone: Arc::default(),
             create: Arc::new(create),
             shim,
@@ -170,13 +181,12 @@ impl Owner {
                 self.feed(Input::ExecDeleted(id));
                 self.answer(&Wanted::Delete(who), Ok(reply));
             }
-            Message::Exited(None, exit) => {
-                self.look_for_oom();
-                self.feed(Input::Exited(exit));
-            }
-            Message::Exited(Some(id), exit) => {
-                self.look_for_oom();
-                self.feed(Input::ExecExited(id, exit));
+            Message::Exited(who, end, exit) => {
+                self.explain(&who, end);
+                if let Some(process) = self.processes.get_mut(&who) {
+                    process.dead = true;
+                }
+                self.feed(who.map_or(Input::Exited(exit), |id| Input::ExecExited(id, exit)));
             }
             Message::Oom => self.look_for_oom(),
         }
@@ -312,11 +322,14 @@ impl Owner {
         self.shim.outbox.send(convert::event(event, &told));
     }
 
-    fn pid(&self, who: &Who) -> u32 {
+    pub(super) fn pid(&self, who: &Who) -> u32 {
         self.processes.get(who).map_or(0, |p| p.pid)
     }
 
-    fn signal(&self, who: &Who, signal: i32) -> Result<(), Refusal> {
+    fn signal(&mut self, who: &Who, signal: i32) -> Result<(), Refusal> {
+        // Who is being killed by the kernel already must not be put down to us.
+        self.look_for_oom();
+        self.inquest.asked(who, signal);
         let Some(pidfd) = self.processes.get(who).and_then(|p| p.pidfd.as_ref()) else {
             return Err(Refusal::finished());
         };
@@ -325,15 +338,6 @@ impl Owner {
             runtime::Kind::NotFound => Refusal::finished(),
             _ => Refusal::unknown(error.to_string()),
         })
-    }
-
-    /// Looks for OOM kills; before an exit is announced this is the last chance to say why.
-    fn look_for_oom(&mut self) {
-        match self.oom.as_mut().map(Watch::grew) {
-            Some(Some(true)) => self.feed(Input::Oom),
-            Some(None) => self.oom = None,
-            Some(Some(false)) | None => {}
-        }
     }
 
     fn deleted(&self, who: &Who) -> Reply {

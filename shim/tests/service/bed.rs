@@ -79,6 +79,11 @@ pub type Output = std::thread::JoinHandle<Vec<u8>>;
 impl Bed {
     /// `None` (and a word about it) where containers cannot be made.
     pub async fn new(name: &str) -> Option<Self> {
+        Self::with_flags(name, &[]).await
+    }
+
+    /// [`Bed::new`] with more flags for the shim.
+    pub async fn with_flags(name: &str, flags: &[&str]) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: needs root");
             return None;
@@ -99,8 +104,8 @@ impl Bed {
         let log = fcntl_dupfd_cloexec(log.as_fd(), 16).unwrap();
         let word = |s: &str| CString::new(s).unwrap();
         let binary = word(env!("CARGO_BIN_EXE_containerd-shim-mini-v2"));
-        let argv =
-            [binary.clone(), word("-namespace"), word("ns"), word("-id"), word(name), word("-address"), word("/x")];
+        let words = ["-namespace", "ns", "-id", name, "-address", "/x"];
+        let argv: Vec<_> = [binary.clone()].into_iter().chain(words.iter().chain(flags).map(|w| word(w))).collect();
         let env = [word(&format!("TTRPC_ADDRESS={}", address.display())), word("PATH=/usr/sbin:/usr/bin:/sbin:/bin")];
         // As `start` hands it over: the listener is standard input.
         let fds = [(listener.as_fd(), 0), (log.as_fd(), 2)];

@@ -1,6 +1,7 @@
 //! The Task service on real containers, through its socket. Needs root; each test has a shim of its own.
 
 mod bed;
+mod look;
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;

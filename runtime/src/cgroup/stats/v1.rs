@@ -1,7 +1,5 @@
 //! Numbers of version 1: the message `io.containerd.cgroups.v1.Metrics`.
 
-use std::collections::HashMap;
-
 use super::{Hugetlb, Pids, Rdma, Reader, fill, number};
 use crate::error::Result;
 
@@ -240,11 +238,11 @@ fn memory(reader: &mut Reader<'_>, dir: usize, stats: &mut StatsV1) -> Result<()
 /// BFQ counts what goes through it, with tables that only it has; the throttle layer counts everything, if BFQ counts
 /// nothing. (Kernels with the older CFQ are below the floor.)
 fn blkio(reader: &mut Reader<'_>, dir: usize) -> Result<BlkioV1> {
-    let mut names = HashMap::new();
-    let mut table = |reader: &mut Reader<'_>, file: &str| -> Result<Vec<BlkioEntry>> {
+    let table = |reader: &mut Reader<'_>, file: &str| -> Result<Vec<BlkioEntry>> {
         let mut entries = reader.text(dir, file)?.map(entries).unwrap_or_default();
         for entry in &mut entries {
-            let name = names.entry((entry.major, entry.minor)).or_insert_with(|| device(entry.major, entry.minor));
+            let number = (entry.major, entry.minor);
+            let name = reader.files.devices.entry(number).or_insert_with(|| device(entry.major, entry.minor));
             entry.device.clone_from(name);
         }
         Ok(entries)

@@ -1,6 +1,7 @@
 //! Laws of mounts and paths: what belongs to the host and what to the container.
 
 use super::{SECTIONS, all};
+use crate::plan::rootfs::resolve;
 use crate::plan::{Dir, Op, Plan, Slot, Step};
 
 /// The way into the root file system, and that nothing of the host is reached from inside.
@@ -30,8 +31,16 @@ pub(super) fn root(plan: &Plan) -> Option<String> {
                 if plan.text(path) == "." && flags & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0 && flags & libc::MS_REC != 0)
         };
         let gone = |s: &Step| matches!(s.op, Op::Umount { path, flags } if plan.text(path) == "." && flags == libc::MNT_DETACH as u32);
-        if !(plan.child.get(i + 1).is_some_and(slave) && plan.child.get(i + 2).is_some_and(gone)) {
-            return Some("the old root is made a slave and taken off".into());
+        let old = |s: &Step| matches!(s.op, Op::Fchdir { .. });
+        // Shared with the host until then, it would take the host's mounts along.
+        let shared = |s: &Step| {
+            matches!(s.op, Op::Propagation { mount: None, path, flags }
+                if plan.text(path) == "/" && flags & libc::MS_SHARED != 0)
+        };
+        let after: &[&dyn Fn(&Step) -> bool] =
+            if plan.child[..i].iter().any(shared) { &[&old, &slave, &gone] } else { &[&gone] };
+        if !after.iter().enumerate().all(|(n, is)| plan.child.get(i + 1 + n).is_some_and(is)) {
+            return Some("the old root is no longer the host's and taken off".into());
         }
         if [&read_only, &masks].iter().any(|list| list.last().is_some_and(|l| *l > i)) {
             return Some("what covers paths of the container comes from the host".into());
@@ -66,7 +75,8 @@ fn trusted(plan: &Plan, slot: Slot) -> bool {
     plan.given.process == Some(slot) || plan.prepare.iter().any(proc)
 }
 
-/// Whatever is opened is closed by execve, and what is opened of a container blocks and triggers nothing.
+/// Whatever is opened is closed by execve, what is opened of a container blocks and triggers nothing, and what is opened
+/// of the host's procfs is procfs (CVE-2025-52881).
 pub(super) fn opens(plan: &Plan) -> Option<String> {
     let has = |flags: u32, bit: i32| flags & bit as u32 != 0;
     for section in SECTIONS {
@@ -84,7 +94,11 @@ pub(super) fn opens(plan: &Plan) -> Option<String> {
             if dir == Dir::Cwd && !path.starts_with('/') {
                 return at(&format!("{path:?} is relative to the caller"));
             }
-            let (Dir::At(slot), Op::Open { .. }) = (dir, step.op) else { continue };
+            let (Dir::At(slot), Op::Open { resolve, .. }) = (dir, step.op) else { continue };
+            let no_xdev = resolve::NO_XDEV | resolve::BENEATH;
+            if trusted(plan, slot) && resolve & no_xdev != no_xdev {
+                return at(&format!("{path:?} may be mounted over"));
+            }
             let new = has(flags, libc::O_CREAT) && has(flags, libc::O_EXCL) && has(flags, libc::O_NOFOLLOW);
             let before = i.checked_sub(1).and_then(|before| plan.section(section).get(before)).map(|s| s.op);
             let devpts =

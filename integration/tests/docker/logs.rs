@@ -1,0 +1,123 @@
+//! What containers say reaches `docker logs`: all of it, in order.
+
+use integration::containerd::LIMIT;
+use integration::{Docker, Outcome, ensure, eventually};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub fn both_streams_tail_and_timestamps(docker: &Docker) -> Outcome {
+    let id = docker.detached(&[], &["sh", "-c", "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done"])?;
+    docker.docker(&["wait", &id])?.ok()?.says("0\n")?;
+    let output = docker.docker(&["logs", &id])?.ok()?;
+    let lines = |word: &str| (1..6).map(|i| format!("{word} {i}\n")).collect::<String>();
+    ensure!(output.text() == lines("out") && output.errors() == lines("err"), "{}", output.report());
+    let output = docker.docker(&["logs", "--tail", "3", &id])?.ok()?;
+    ensure!(output.text().lines().count() + output.errors().lines().count() == 3, "{}", output.report());
+    let output = docker.docker(&["logs", "--timestamps", "--tail", "1", &id])?.ok()?;
+    ensure!((output.text() + &output.errors()).starts_with("20"), "{}", output.report());
+    Ok(())
+}
+
+pub fn follow_to_the_end(docker: &Docker) -> Outcome {
+    let script = "for i in 1 2 3; do echo line $i; read x; done";
+    let id = docker.detached(&["--interactive"], &["sh", "-c", script])?;
+    let follower = docker.client(&["logs", "--follow", &id])?;
+    let mut writer = docker.client(&["attach", &id])?;
+    follower.wait_for("line 1\n")?;
+    writer.write(b"\n")?;
+    follower.wait_for("line 1\nline 2\n")?;
+    writer.write(b"\n\n")?;
+    let output = follower.wait()?.ok()?;
+    ensure!(output.text() == "line 1\nline 2\nline 3\n", "{}", output.report());
+    writer.wait()?.ok()?;
+    Ok(())
+}
+
+pub fn since_and_until(docker: &Docker) -> Outcome {
+    let id = docker.detached(&["--interactive"], &["sh", "-c", "echo early; read x; echo late; read x"])?;
+    let mut writer = docker.client(&["attach", &id])?;
+    let logged = |words: &str| {
+        eventually(LIMIT, || docker.docker(&["logs", "--timestamps", &id])?.ok()?.says(words))
+            .map(|output| output.text())
+    };
+    let early = logged("early")?;
+    let early = early.split(' ').next().ok_or("no time")?;
+    writer.write(b"\n")?;
+    let late = logged("late")?;
+    let late = late.lines().last().and_then(|line| line.split(' ').next()).ok_or("no time")?;
+    let output = docker.docker(&["logs", "--since", late, &id])?.ok()?;
+    ensure!(output.text() == "late\n", "{}", output.report());
+    let output = docker.docker(&["logs", "--until", early, &id])?.ok()?;
+    ensure!(output.text() == "early\n", "{}", output.report());
+    writer.write(b"\n")?;
+    writer.wait()?.ok()?;
+    Ok(())
+}
+
+/// Lives of some milliseconds: each line of each is there.
+pub fn nothing_lost_of_short_lives(docker: &Docker) -> Outcome {
+    const WIDTH: usize = 4;
+    const BATCH: usize = 20;
+    let soak = std::env::var_os("MINI_SOAK").is_some();
+    let batches = if soak {
+        500
+    } else if docker.on_mini() {
+        10
+    } else {
+        2
+    };
+    let next = AtomicUsize::new(0);
+    let batch = |first: usize| -> Outcome {
+        let mut ids = Vec::new();
+        for number in first..first + BATCH {
+            let script = format!("echo first {number}; echo trouble {number} >&2; echo last {number}");
+            ids.push(docker.detached(&["--pull", "never"], &["sh", "-c", &script])?);
+        }
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let codes = docker.docker(&[&["wait"], ids.as_slice()].concat())?.ok()?.text();
+        ensure!(codes == "0\n".repeat(BATCH), "the exit codes are {codes:?}");
+        for (number, id) in (first..).zip(&ids) {
+            let output = docker.docker(&["logs", id])?.ok()?;
+            let right = output.text() == format!("first {number}\nlast {number}\n")
+                && output.errors() == format!("trouble {number}\n");
+            ensure!(right, "life {number}: {}", output.report());
+        }
+        docker.docker(&[&["rm"], ids.as_slice()].concat())?.ok()?;
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let work = || {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= batches {
+                    return Ok(());
+                }
+                batch(number * BATCH)?;
+            }
+        };
+        let workers: Vec<_> = (0..WIDTH).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker panicked")?)
+    })
+}
+
+pub fn much_output_arrives_unchanged(docker: &Docker) -> Outcome {
+    let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo line number $i of twenty thousand; done";
+    let output = docker.sh(&[], script)?.ok()?;
+    let expected: String = (1..=20_000).map(|i| format!("line number {i} of twenty thousand\n")).collect();
+    ensure!(output.text() == expected, "the attached client got {} bytes of {}", output.stdout.len(), expected.len());
+    let id = docker.detached(&[], &["sh", "-c", script])?;
+    docker.docker(&["wait", &id])?.ok()?;
+    let output = docker.docker(&["logs", &id])?.ok()?;
+    ensure!(output.text() == expected, "the log has {} bytes of {}", output.stdout.len(), expected.len());
+    Ok(())
+}
+
+pub fn local_driver_and_none(docker: &Docker) -> Outcome {
+    let id = docker.detached(&["--log-driver", "local"], &["echo", "kept"])?;
+    docker.docker(&["wait", &id])?.ok()?;
+    docker.docker(&["logs", &id])?.ok()?.says("kept\n")?;
+    let id = docker.detached(&["--log-driver", "none"], &["echo", "lost"])?;
+    docker.docker(&["wait", &id])?.ok()?;
+    docker.docker(&["logs", &id])?.failed_with("configured logging driver does not support reading")?;
+    docker.run(&["--log-driver", "none"], &["echo", "seen"])?.ok()?.says("seen\n")?;
+    Ok(())
+}

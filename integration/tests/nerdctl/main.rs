@@ -1,0 +1,49 @@
+//! nerdctl: what its users do, on a stock release.
+
+mod compose;
+mod networks;
+mod streams;
+mod verbs;
+
+use compose::*;
+use integration::{cases, suite};
+use networks::*;
+use streams::*;
+use verbs::*;
+
+fn main() {
+    suite::run(
+        "nerdctl",
+        cases![
+            restart_policies,
+            compose_with_three_services,
+            burst_before_the_exit_is_logged_whole,
+            short_lives_lose_no_line,
+            stop_kill_wait_restart,
+            detach_and_attach_again,
+            push_and_pull,
+            output_and_exit_codes,
+            stdin_arrives_and_ends,
+            terminal,
+            logs_of_a_detached_container,
+            logs_are_followed_to_the_end,
+            logs_of_a_terminal,
+            exec,
+            create_start_rename_remove,
+            pause_and_unpause,
+            stats_top_and_inspect,
+            limits_and_updates,
+            memory_limit_kills,
+            copies_and_commits,
+            events,
+            health_checks,
+            identity_and_confinement,
+            namespaces_of_others,
+            rootfs_of_ones_own,
+            published_ports,
+            networks_of_ones_own,
+            network_of_another_of_the_host_and_none,
+            volumes,
+        ],
+    );
+}

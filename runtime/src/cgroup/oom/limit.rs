@@ -1,0 +1,144 @@
+//! Whose limit it was: pure.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Kills that were seen at one look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kills {
+    /// Processes.
+    pub count: u64,
+    /// For want of memory of whom.
+    pub limit: Limit,
+}
+
+/// The owner of the memory limit that was hit. Groups are named by their path in the hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The container's own.
+    Own(String),
+    /// The parent's: a pod's, or what was given as parent group.
+    Parent(String),
+    /// A group further up.
+    Ancestor(String),
+    /// That of a group which the container has made inside its own (version 2 only).
+    Below(String),
+    /// No group's: the machine has no memory left.
+    Host,
+}
+
+impl Limit {
+    /// One word for programs: `own`, `parent`, `ancestor`, `below`, `host`.
+    pub fn whose(&self) -> &'static str {
+        match self {
+            Limit::Own(_) => "own",
+            Limit::Parent(_) => "parent",
+            Limit::Ancestor(_) => "ancestor",
+            Limit::Below(_) => "below",
+            Limit::Host => "host",
+        }
+    }
+
+    /// The group with the limit; below it, for [`Limit::Below`]. None has it for [`Limit::Host`].
+    pub fn group(&self) -> Option<&str> {
+        match self {
+            Limit::Own(group) | Limit::Parent(group) | Limit::Ancestor(group) | Limit::Below(group) => Some(group),
+            Limit::Host => None,
+        }
+    }
+
+    fn of(level: usize, group: &str) -> Limit {
+        match level {
+            0 => Limit::Own(group.to_owned()),
+            1 => Limit::Parent(group.to_owned()),
+            _ => Limit::Ancestor(group.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Limit::Own(group) => write!(f, "the container's own limit ({group})"),
+            Limit::Parent(group) => write!(f, "the limit of the group above ({group})"),
+            Limit::Ancestor(group) => write!(f, "the limit of a group further up ({group})"),
+            Limit::Below(group) => write!(f, "the limit of a group inside the container (below {group})"),
+            Limit::Host => write!(f, "the machine's memory"),
+        }
+    }
+}
+
+/// What version 2 counts as "out of memory": in our group and below, and by each group's own limit, ours first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Oom2 {
+    pub hierarchy: u64,
+    pub local: Vec<u64>,
+}
+
+/// Version 2: the nearest group whose own count grew. Those further up may have grown long ago by a kill beside us, of
+/// which nobody told us; ours cannot. (So after an old kill of a sibling at the parent's limit, a kill at a limit further
+/// up is called the parent's.)
+pub(super) fn nearest(before: &Oom2, now: &Oom2, groups: &[(PathBuf, String)]) -> Limit {
+    let grew = |level: &usize| now.local.get(*level) > before.local.get(*level);
+    match (0..groups.len()).find(grew) {
+        Some(0) => Limit::of(0, &groups[0].1),
+        // Counted below us, but not by our own limit.
+        _ if now.hierarchy > before.hierarchy => Limit::Below(groups[0].1.clone()),
+        Some(level) => Limit::of(level, &groups[level].1),
+        None => Limit::Host,
+    }
+}
+
+/// Version 1: the topmost group that heard the last bell.
+pub(super) fn topmost(heard: &[bool], groups: &[(PathBuf, String)]) -> Limit {
+    match heard.iter().rposition(|h| *h) {
+        Some(level) => Limit::of(level, &groups[level].1),
+        None => Limit::Host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups() -> Vec<(PathBuf, String)> {
+        ["/pods/pod/c", "/pods/pod", "/pods"].map(|name| (PathBuf::new(), name.to_owned())).to_vec()
+    }
+
+    #[test]
+    fn version_2_blames_whose_own_count_grew() {
+        let count = |hierarchy, local: [u64; 3]| Oom2 { hierarchy, local: local.to_vec() };
+        let before = count(4, [3, 7, 9]);
+        for (now, limit) in [
+            (count(5, [4, 7, 9]), Limit::Own("/pods/pod/c".into())),
+            // A sibling's kill at the pod's limit went by unseen; ours was our own.
+            (count(5, [4, 8, 9]), Limit::Own("/pods/pod/c".into())),
+            (count(4, [3, 8, 9]), Limit::Parent("/pods/pod".into())),
+            (count(4, [3, 7, 10]), Limit::Ancestor("/pods".into())),
+            (count(5, [3, 7, 9]), Limit::Below("/pods/pod/c".into())),
+            (count(4, [3, 7, 9]), Limit::Host),
+        ] {
+            assert_eq!(nearest(&before, &now, &groups()), limit, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn version_1_blames_the_topmost_that_heard() {
+        for (heard, limit) in [
+            ([true, false, false], Limit::Own("/pods/pod/c".into())),
+            ([true, true, false], Limit::Parent("/pods/pod".into())),
+            ([true, true, true], Limit::Ancestor("/pods".into())),
+            ([false, false, false], Limit::Host),
+        ] {
+            assert_eq!(topmost(&heard, &groups()), limit);
+        }
+    }
+
+    #[test]
+    fn words() {
+        let own = Limit::Own("/a/b".into());
+        assert_eq!((own.whose(), own.group()), ("own", Some("/a/b")));
+        assert_eq!(own.to_string(), "the container's own limit (/a/b)");
+        assert_eq!((Limit::Host.whose(), Limit::Host.group()), ("host", None));
+    }
+}
