@@ -140,6 +140,19 @@ impl Running {
         String::from_utf8_lossy(&self.stdout.seen.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
 
+    /// Whether its output holds the words so far.
+    pub fn has_said(&self, words: &str) -> bool {
+        let seen = self.stdout.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&seen).contains(words)
+    }
+
+    /// Ends a client that would go on: SIGTERM, which `timeout` passes on; what it exits with does not count.
+    pub fn stop(self) -> Outcome {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.wait().map(drop)
+    }
+
     /// Whether the client has exited.
     pub fn is_over(&mut self) -> Outcome<bool> {
         Ok(self.child.try_wait()?.is_some())

@@ -16,8 +16,10 @@ pub const IMAGE: &str = "docker.io/library/mini-busybox:latest";
 /// The time limit of a client call that names none. Long, because machines that test may be busy.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-const SOCKET: &str = "/run/containerd/containerd.sock";
-const STATE: &str = "/run/containerd";
+/// Where a containerd listens on its host.
+pub const SOCKET: &str = "/run/containerd/containerd.sock";
+/// Its state directory there.
+pub const STATE: &str = "/run/containerd";
 const TRIPWIRE: &str = "/run/tripwire";
 
 /// A containerd of the test bed.
@@ -190,13 +192,19 @@ impl Containerd {
                 "monitor.container.v1",
             ),
         };
-        // Without CRI; without what would leave directories of its own outside root and state (nri, opt); without
-        // the snapshotters nobody uses here.
+        let restart = format!("[plugins.\"io.containerd.{monitor}.restart\"]\ninterval = \"1s\"\n");
+        self.write_config(format, "", &format!("{cri}, "), &restart)
+    }
+
+    /// Writes config.toml: without what would leave directories of its own outside root and state (nri, opt), without
+    /// the snapshotters nobody uses here, without the plugins named (each with quotes and a comma).
+    fn write_config(&self, format: u32, keys: &str, without: &str, tables: &str) -> Outcome {
         let config = format!(
             r#"version = {format}
+{keys}
 root = "{root}"
 state = "{STATE}"
-disabled_plugins = [{cri}, "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt",
+disabled_plugins = [{without}"io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt",
   "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.zfs",
   "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
@@ -204,13 +212,23 @@ disabled_plugins = [{cri}, "io.containerd.nri.v1.nri", "io.containerd.internal.v
 address = "{SOCKET}"
 [debug]
 level = "debug"
-[plugins."io.containerd.{monitor}.restart"]
-interval = "1s"
-"#,
+{tables}"#,
             root = self.directory.path().join("root").display(),
         );
         std::fs::write(self.directory.path().join("config.toml"), config)?;
         Ok(())
+    }
+
+    /// Restarts it with CRI, and with more keys and tables in its config, which is in the format of that number.
+    pub fn restart_with_cri(&self, format: u32, keys: &str, tables: &str) -> Outcome {
+        self.kill()?;
+        self.write_config(format, keys, "", tables)?;
+        self.restart()
+    }
+
+    /// The file of its configuration.
+    pub fn config(&self) -> PathBuf {
+        self.directory.path().join("config.toml")
     }
 
     fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -318,11 +336,23 @@ interval = "1s"
         self.host.path(format!("{STATE}/io.containerd.runtime.v2.task/{}/{id}", self.namespace))
     }
 
+    /// The bundle directories of that id that are there, in any namespace.
+    pub fn bundles(&self, id: &str) -> Vec<PathBuf> {
+        let tasks = self.host.path(format!("{STATE}/io.containerd.runtime.v2.task"));
+        let namespaces = tasks.read_dir().into_iter().flatten().flatten();
+        namespaces.map(|namespace| namespace.path().join(id)).filter(|bundle| bundle.exists()).collect()
+    }
+
     /// The calls of other runtimes that a tripwire noted.
     pub fn tripped(&self) -> Option<String> {
-        std::fs::read_to_string(self.host.path(TRIPWIRE))
+        let noted = std::fs::read_to_string(self.host.path(TRIPWIRE))
             .or_else(|_| std::fs::read_to_string(self.host.path("/run/containerd/tripwire")))
-            .ok()
+            .ok()?;
+        // CRI of 2.1 asks a handler's type for its features when it starts, also where a runtime_path replaces the type's
+        // program: the one call of another runtime that makes no container.
+        let asked = |line: &&str| line.contains("/runc features (") && line.contains("containerd-shim-runc-v2 -info");
+        let calls: Vec<&str> = noted.lines().filter(|line| !asked(line)).collect();
+        (!calls.is_empty()).then(|| calls.join("\n"))
     }
 
     /// What is there now and was not before the first container, after some seconds of grace.

@@ -7,6 +7,7 @@
 pub mod bed;
 pub mod client;
 pub mod containerd;
+pub mod cri;
 pub mod docker;
 pub mod events;
 pub mod host;

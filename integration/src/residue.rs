@@ -31,7 +31,10 @@ impl Residue {
         for (_, argv) in host.processes()? {
             // Clients come and go with the tests; shims and containers' processes are what counts.
             let program = argv[0].rsplit('/').next().unwrap_or_default();
-            if !matches!(program, "nsenter" | "timeout" | "env" | "ctr" | "docker" | "docker-compose") {
+            if !matches!(
+                program,
+                "nsenter" | "timeout" | "env" | "ctr" | "docker" | "docker-compose" | "cri" | "crictl"
+            ) {
                 lines.insert(format!("process {}", argv.join(" ")));
             }
         }
@@ -66,8 +69,7 @@ pub fn assert_none_of(containerd: &Containerd, id: &str, limit: Duration) -> Out
                 left.push(format!("cgroup {}", group.display()));
             }
         }
-        let bundle = containerd.bundle(id);
-        if bundle.exists() {
+        for bundle in containerd.bundles(id) {
             left.push(format!("bundle {}", bundle.display()));
         }
         for (pid, argv) in containerd.host.processes()? {

@@ -5,6 +5,7 @@ use libtest_mimic::{Arguments, Trial};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// A test, to be run on several beds.
+#[derive(Clone, Copy)]
 pub struct Case {
     /// Its name in lists.
     pub name: &'static str,

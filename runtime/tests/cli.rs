@@ -37,6 +37,7 @@ const BOTH: &[Test] = &[
     ("spec", life::spec),
     ("exec_options", exec::options),
     ("exec_file", exec::file),
+    ("systemd_is_asked_only_where_it_runs", life::systemd_is_asked_only_where_it_runs),
     ("exec_detached", exec::detached),
     ("exec_failures", exec::failures),
     ("exec_capabilities", exec::capabilities),

@@ -7,6 +7,7 @@ mod convert;
 mod events;
 mod metrics;
 mod options;
+mod pod;
 mod ready;
 mod reap;
 mod rootfs;

@@ -315,6 +315,20 @@ pub fn plan_needs_no_privileges(b: &Bench) {
     assert_eq!(std::fs::read_dir(b.root()).unwrap().count(), 0, "nothing is made");
 }
 
+pub fn systemd_is_asked_only_where_it_runs(b: &Bench) {
+    let id = b.id("x");
+    b.spec(&["true"], |_| {});
+    if std::path::Path::new("/run/systemd/system").is_dir() {
+        b.fine(&["--systemd-cgroup", "run", &id]);
+    } else {
+        b.fails(
+            &["--systemd-cgroup", "run", &id],
+            "systemd not running on this host, cannot use systemd cgroups manager",
+        );
+    }
+    assert_eq!(b.fine(&["list", "-q"]), "");
+}
+
 pub fn what_is_not_implemented_is_refused(b: &Bench) {
     let id = b.id("x");
     b.spec(&["true"], |_| {});

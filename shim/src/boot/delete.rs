@@ -15,7 +15,7 @@ use runtime::{Error, Kind, Record, Result};
 use super::flags::Flags;
 use super::group;
 use super::socket::{Address, DEFAULT_DIR};
-use crate::rootfs;
+use crate::{pod, rootfs};
 
 /// 128 + SIGKILL.
 const KILLED: u32 = 137;
@@ -37,8 +37,13 @@ pub fn delete(flags: &Flags) -> Result<()> {
     }
     if !served {
         // The shim of a pod is dead, and containerd calls us for the pod's first container only.
-        for member in members(&bundle, &flags.id) {
-            clean(&member, &mut left);
+        let members = members(&bundle, &flags.id);
+        for member in &members {
+            clean(member, &mut left);
+        }
+        // And those whose bundles containerd has removed meanwhile.
+        for record in pod::noted(&bundle).iter().filter(|record| !members.contains(&record.bundle)) {
+            left.extend(record.destroy().err());
         }
     }
     for error in left {

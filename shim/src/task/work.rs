@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{Create, Shim};
 use crate::options::Options;
-use crate::rootfs;
 use crate::stdio::{self, Names, Owner, Paths, Wiring};
+use crate::{pod, rootfs};
 
 /// A container with its first process parked, and our ends of its streams.
 pub(super) struct Made {
@@ -66,9 +66,12 @@ fn create_mounted(shim: &Shim, create: &Create, spec: &Spec) -> Result<Made, Str
         fault: None,
     };
     let (container, child) = Container::create(&shim.host, request).map_err(|e| create_failed(&e))?;
-    let saved = container.record().save(&create.bundle).map_err(|e| e.to_string());
+    let record = container.record();
+    let saved = record.save(&create.bundle).and_then(|()| pod::note(&create.bundle, &record));
+    let saved = saved.map_err(|e| e.to_string());
     if let Err(error) = saved.and_then(|()| write_pid(&create.bundle, child.pid)) {
         let _ = container.delete();
+        pod::forget(&create.bundle, &create.id);
         bury(&child);
         return Err(error);
     }
@@ -139,6 +142,7 @@ pub(super) fn delete(container: &Container, create: &Create, done: &AtomicBool) 
     rootfs::unmount(&create.bundle.join("rootfs")).map_err(|e| e.to_string())?;
     // Without it `delete`, which follows every ordinary removal, has nothing to undo. init.pid stays for it.
     let _ = fs::remove_file(create.bundle.join(Record::FILE));
+    pod::forget(&create.bundle, &create.id);
     sys::trim_malloc();
     Ok(())
 }

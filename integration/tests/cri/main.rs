@@ -1,0 +1,16 @@
+//! Kubernetes, as the kubelet meets it: containerd's CRI plugin over the runtime under test.
+
+mod faults;
+mod pods;
+mod resources;
+mod security;
+mod streams;
+
+use integration::{Case, cri, suite};
+
+fn main() {
+    // One list: an exception that names a test of a part would otherwise look like one for a test that is gone.
+    let parts = [pods::CASES, streams::CASES, security::CASES, resources::CASES];
+    let shared: &'static [Case] = Vec::leak(parts.into_iter().flatten().copied().collect());
+    suite::run_prepared("cri", cri::prepare, shared, faults::CASES);
+}

@@ -1,0 +1,331 @@
+//! What goes in and out: exec, attach, port-forward, logs.
+
+use integration::containerd::LIMIT;
+use integration::cri::{self, with};
+use integration::pty::Pty;
+use integration::{Bed, Case, Outcome, cases, ensure, eventually, residue};
+use serde_json::json;
+
+use crate::pods::SLEEPER;
+
+pub const CASES: &[Case] = cases![
+    exec_sync_keeps_streams_apart,
+    exec_sync_with_much_output,
+    exec_sync_over_its_time_leaves_nothing,
+    exec_sync_with_a_grandchild_that_keeps_the_pipe,
+    probes,
+    probes_side_by_side,
+    exec_with_input,
+    exec_on_a_terminal,
+    attached,
+    attached_to_a_terminal,
+    port_forward,
+    logs_in_their_format,
+    logs_of_short_lives,
+    logs_followed,
+    logs_rotated,
+];
+
+/// Processes on the containerd's host that have the word among their arguments.
+fn processes_with(bed: &Bed, word: &str) -> Outcome<usize> {
+    let all = bed.containerd.host.processes()?;
+    Ok(all.iter().filter(|(_, argv)| argv.iter().any(|one| one == word)).count())
+}
+
+fn exec_sync_keeps_streams_apart(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let id = pod.run("one", SLEEPER, json!({}))?;
+        let done = pod.exec(&id, "echo out; echo err >&2; exit 42")?;
+        ensure!((done.code, done.stdout.as_str(), done.stderr.as_str()) == (42, "out\n", "err\n"), "{}", done.report());
+        // Its input is at its end from the start.
+        let done = pod.exec(&id, "cat; echo over")?;
+        ensure!(done.stdout == "over\n", "{}", done.report());
+        let missing = json!({ "container_id": id, "cmd": ["no-such-program"] });
+        cri.refused("ExecSync", missing, "no-such-program")?;
+        cri.call("StopContainer", json!({ "container_id": id, "timeout": 30 }))?;
+        cri.refused("ExecSync", json!({ "container_id": id, "cmd": ["true"] }), "CONTAINER_EXITED")
+    })
+}
+
+fn exec_sync_with_much_output(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let id = pod.run("one", SLEEPER, json!({}))?;
+        let done = pod.exec(&id, "yes 0123456789abcde | head -c 4194304")?.ok()?;
+        ensure!(done.len() == 4 << 20, "{} bytes of 4 MiB came", done.len());
+        ensure!(done.lines().all(|line| line == "0123456789abcde"), "the bytes were mixed");
+        Ok(())
+    })
+}
+
+fn exec_sync_over_its_time_leaves_nothing(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let id = pod.run("one", SLEEPER, json!({}))?;
+        let script = "trap '' TERM; sleep 34567 & sleep 34567; sleep 34567";
+        let request = json!({ "container_id": id, "cmd": ["sh", "-c", script], "timeout": 1 });
+        cri.refused("ExecSync", request, "DeadlineExceeded")?;
+        eventually(LIMIT, || {
+            // The process that was asked for is killed; its children are the container's own affair, on any runtime.
+            let left = bed
+                .containerd
+                .host
+                .processes()?
+                .iter()
+                .filter(|(_, argv)| argv.iter().any(|word| word == script))
+                .count();
+            ensure!(left == 0, "{left} processes of the exec live on");
+            Ok(())
+        })?;
+        pod.exec(&id, "pkill -9 sleep || true; echo alive")?.ok().map(drop)?;
+        cri.call("StopContainer", json!({ "container_id": id, "timeout": 0 }))?;
+        eventually(LIMIT, || {
+            ensure!(processes_with(bed, "34567")? == 0, "processes of the exec outlived the container");
+            Ok(())
+        })
+    })
+}
+
+fn exec_sync_with_a_grandchild_that_keeps_the_pipe(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let id = pod.run("one", SLEEPER, json!({}))?;
+        // The node has drain_exec_sync_io_timeout = "2s": the answer comes although somebody holds the pipe.
+        cri.refused(
+            "ExecSync",
+            json!({ "container_id": id, "cmd": ["sh", "-c", "echo said; sleep 45678 &"] }),
+            "drain",
+        )?;
+        let done = pod.exec(&id, "sleep 45678 >/dev/null 2>&1 & echo quick")?;
+        ensure!(done.stdout == "quick\n" && done.code == 0, "{}", done.report());
+        Ok(())
+    })
+}
+
+fn probes(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let id = pod.run("one", SLEEPER, json!({}))?;
+        let shim = pod.shim()?;
+        let probe = |number: usize| -> Outcome {
+            let done = pod.exec(&id, &format!("test {} = 0", number % 4))?;
+            ensure!((done.code == 0) == number.is_multiple_of(4), "probe {number}: {}", done.report());
+            Ok(())
+        };
+        (0..4).try_for_each(probe)?;
+        let before = residue::descriptors(&bed.containerd, shim)?;
+        (0..60).try_for_each(probe)?;
+        eventually(LIMIT, || {
+            let now = residue::descriptors(&bed.containerd, shim)?;
+            ensure!(now.len() <= before.len(), "the shim had {before:?} and has {now:?} after the probes");
+            Ok(())
+        })?;
+        let zombies = bed.containerd.host.processes()?.into_iter().filter(|(pid, argv)| {
+            argv[0].starts_with('[') && bed.containerd.host.parent(*pid).is_ok_and(|parent| parent == shim)
+        });
+        ensure!(zombies.count() == 0, "the shim leaves zombies");
+        Ok(())
+    })
+}
+
+fn probes_side_by_side(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let ids = [pod.run("one", SLEEPER, json!({}))?, pod.run("two", SLEEPER, json!({}))?];
+        for round in 0..4 {
+            let sent: Vec<_> = (0..10)
+                .map(|number| {
+                    let word = format!("{round}-{number}");
+                    let request = json!({ "container_id": ids[number % 2], "cmd": ["echo", word], "timeout": 60 });
+                    Ok((word, cri.send("ExecSync", request)?))
+                })
+                .collect::<Outcome<Vec<_>>>()?;
+            for (word, answer) in sent {
+                let said = cri::executed(&answer.wait()?)?.ok()?;
+                ensure!(said == format!("{word}\n"), "{said:?} instead of {word}");
+            }
+        }
+        Ok(())
+    })
+}
+
+fn exec_with_input(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let id = pod.run("one", SLEEPER, json!({}))?;
+        let mut client = cri.crictl_start(&["exec", "--interactive", &id, "sh", "-c", "echo ready; cat; exit 5"])?;
+        client.wait_for("ready\n")?;
+        client.write(b"through\nand through\n")?;
+        drop(client.take_stdin());
+        let output = client.wait()?;
+        ensure!(output.text() == "ready\nthrough\nand through\n" && output.code != 0, "{}", output.report());
+        Ok(())
+    })
+}
+
+fn exec_on_a_terminal(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let id = pod.run("one", SLEEPER, json!({}))?;
+        let command = cri.crictl_command(Some(LIMIT), &["exec", "--interactive", "--tty", &id, "sh"]);
+        let mut terminal = Pty::start(&command, 40, 100)?;
+        terminal.send("stty size; tty; echo do''ne\n")?;
+        terminal.wait_for("40 100", LIMIT)?;
+        terminal.wait_for("/dev/pts/0", LIMIT)?;
+        terminal.wait_for("done", LIMIT)?;
+        terminal.send("exit\n")?;
+        let code = terminal.wait(LIMIT)?;
+        ensure!(code == 0, "crictl exec -t ended with {code}");
+        Ok(())
+    })
+}
+
+fn attached(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let script = "while read -r line; do echo \"got $line\"; [ \"$line\" != end ] || exit 6; done";
+        let id = pod.run("one", script, json!({ "stdin": true }))?;
+        let mut client = cri.crictl_start(&["attach", "--stdin", &id])?;
+        let mut number = 0;
+        // Whoever attaches sees what comes after; so it says words until one comes back.
+        eventually(LIMIT, || {
+            number += 1;
+            client.write(format!("{number}\n").as_bytes())?;
+            ensure!(client.has_said("got "), "nothing comes back");
+            Ok(())
+        })?;
+        client.write(b"end\n")?;
+        eventually(LIMIT, || {
+            ensure!(client.has_said("got end\n"), "the end does not come back");
+            Ok(())
+        })?;
+        let status = pod.wait_exited(&id)?;
+        ensure!(status["exit_code"] == 6, "{status}");
+        client.wait()?;
+        let log = pod.log("one")?;
+        ensure!(log.starts_with("got 1\n") && log.ends_with("got end\n"), "the log has {log:?}");
+        Ok(())
+    })
+}
+
+fn attached_to_a_terminal(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let id = pod.run("one", "exec sh", json!({ "stdin": true, "tty": true }))?;
+        let command = cri.crictl_command(Some(LIMIT), &["attach", "--stdin", "--tty", &id]);
+        let mut terminal = Pty::start(&command, 33, 99)?;
+        terminal.send("stty size; echo do''ne\n")?;
+        terminal.wait_for("33 99", LIMIT)?;
+        terminal.wait_for("done", LIMIT)?;
+        terminal.send("exit 3\n")?;
+        ensure!(pod.wait_exited(&id)?["exit_code"] == 3, "the shell's exit code is lost");
+        terminal.wait(LIMIT)?;
+        Ok(())
+    })
+}
+
+fn port_forward(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        pod.run("web", "exec httpd -f -p 127.0.0.1:8080 -h /etc", json!({}))?;
+        let port = 18000 + if bed.runtime() == integration::Runtime::Mini { 1 } else { 2 };
+        let mut client = cri.crictl_start(&["port-forward", &pod.id, &format!("{port}:8080")])?;
+        let busybox = integration::containerd::testbed().join("tools/bin/busybox").display().to_string();
+        let address = format!("http://127.0.0.1:{port}/image-name");
+        for _ in 0..5 {
+            eventually(LIMIT, || {
+                let words = [busybox.as_str(), "wget", "-q", "-O", "-", &address];
+                let page = bed.containerd.host.command(Some(LIMIT), &[], &words).output()?;
+                ensure!(
+                    page.stdout == b"mini-busybox\n",
+                    "through the port came {:?}",
+                    String::from_utf8_lossy(&page.stdout)
+                );
+                Ok(())
+            })?;
+        }
+        ensure!(!client.is_over()?, "port-forward ended");
+        client.stop()
+    })
+}
+
+fn logs_in_their_format(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let script = "echo first; echo second >&2; printf 'no end'; sleep 0.2; printf '\\n'; head -c 40000 /dev/zero | tr '\\0' x; echo";
+        let id = pod.run("one", script, json!({}))?;
+        pod.wait_exited(&id)?;
+        let log = std::fs::read_to_string(pod.log_file("one"))?;
+        let streams = |stream: &str, words: &str| {
+            log.lines().any(|line| line.ends_with(&format!(" {stream} F {words}")) && line.starts_with("20"))
+        };
+        ensure!(
+            streams("stdout", "first") && streams("stderr", "second") && streams("stdout", "no end"),
+            "{log:.2000}"
+        );
+        // A line longer than 16 KiB comes in parts.
+        ensure!(log.lines().filter(|line| line.contains(" stdout P xxx")).count() == 2, "{} bytes", log.len());
+        ensure!(pod.log("one")?.lines().any(|line| line.len() == 40000), "the parts are not the line");
+        let errors = cri.crictl(&["logs", &id])?.ok()?;
+        ensure!(errors.errors() == "second\n" && errors.text().starts_with("first\nno end\n"), "{}", errors.report());
+        Ok(())
+    })
+}
+
+fn logs_of_short_lives(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        for number in 0..20 {
+            let name = format!("m{number}");
+            let log = pod.output(&name, "echo a; echo b; echo c", json!({}))?;
+            ensure!(log == "a\nb\nc\n", "life {number} logged {log:?}");
+        }
+        Ok(())
+    })
+}
+
+fn logs_followed(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let id = pod.run("one", "for i in 1 2 3 4 5; do echo $i; sleep 0.2; done", json!({}))?;
+        let output = cri.crictl(&["logs", "--follow", &id])?.ok()?;
+        ensure!(output.text() == "1\n2\n3\n4\n5\n", "{}", output.report());
+        Ok(())
+    })
+}
+
+fn logs_rotated(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let script = "i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); echo $i; usleep 2000; done; echo last";
+        let id = pod.run("one", script, json!({}))?;
+        let file = pod.log_file("one");
+        for number in 0..3 {
+            eventually(LIMIT, || {
+                ensure!(file.metadata()?.len() > 200, "nothing is written to the new log");
+                Ok(())
+            })?;
+            std::fs::rename(&file, file.with_extension(number.to_string()))?;
+            cri.call("ReopenContainerLog", json!({ "container_id": id }))?;
+        }
+        pod.exec(&id, "touch /tmp/enough")?.ok()?;
+        pod.wait_exited(&id)?;
+        let mut all = String::new();
+        for number in 0..3 {
+            all += &cri::logged(&std::fs::read_to_string(file.with_extension(number.to_string()))?);
+        }
+        all += &pod.log("one")?;
+        check_counted(&all)?;
+        cri.refused("ReopenContainerLog", json!({ "container_id": id }), "not running")
+    })
+}
+
+/// Lines 1, 2, 3, … and then `last`.
+pub fn check_counted(log: &str) -> Outcome {
+    let count = log.lines().count();
+    let gap = log.lines().take(count - 1).enumerate().find(|(number, line)| *line != (number + 1).to_string());
+    ensure!(gap.is_none(), "a line is lost or out of order: {gap:?}");
+    ensure!(log.lines().last() == Some("last"), "the last line is {:?}", log.lines().last());
+    Ok(())
+}
