@@ -116,7 +116,7 @@ fn peers(bin: &Path) -> Outcome<Vec<Peer>> {
         Peer { name: "go+runc", binary: go.clone(), runtime: Some(runc) },
         Peer { name: "go+crun", binary: go.clone(), runtime: Some(crun.clone()) },
     ];
-    // 0.7.0 from crates.io builds but fails to create these containers; one that fails would end every case.
+    // Only if asked for until a build with its feature v1 was seen to work: a peer that fails ends every case.
     if std::env::var_os("MINI_BENCH_YOUKI").is_some()
         && let Ok(youki) = program("peers/bin/youki")
     {
