@@ -16,8 +16,14 @@ pub struct Groups {
 pub struct Group {
     /// As config.json names it.
     pub path: String,
+    /// Its directory below cpuacct and memory; none on a machine without them, where only counting is possible.
+    v1: Option<Trees>,
+}
+
+struct Trees {
     cpu: PathBuf,
     memory: PathBuf,
+    /// Where this process is.
     homes: [PathBuf; 2],
 }
 
@@ -30,13 +36,14 @@ impl Groups {
     /// A group for a peer.
     pub fn of(&self, peer: &str) -> Outcome<Group> {
         let path = format!("{}/{peer}", self.path);
-        let (cpu, own_cpu) = controller("cpuacct").ok_or("times need cgroup v1 with cpuacct")?;
-        let (memory, own_memory) = controller("memory").ok_or("times need cgroup v1 with memory")?;
+        let (Some((cpu, own_cpu)), Some((memory, own_memory))) = (controller("cpuacct"), controller("memory")) else {
+            return Ok(Group { path, v1: None });
+        };
         let homes = [home(&cpu, &own_cpu), home(&memory, &own_memory)];
-        let group = Group { cpu: cpu.join(&path[1..]), memory: memory.join(&path[1..]), homes, path };
-        std::fs::create_dir_all(group.cpu.join("shim"))?;
-        std::fs::create_dir_all(group.memory.join("shim"))?;
-        Ok(group)
+        let trees = Trees { cpu: cpu.join(&path[1..]), memory: memory.join(&path[1..]), homes };
+        std::fs::create_dir_all(trees.cpu.join("shim"))?;
+        std::fs::create_dir_all(trees.memory.join("shim"))?;
+        Ok(Group { path, v1: Some(trees) })
     }
 }
 
@@ -68,14 +75,22 @@ fn remove(group: &Path) {
 }
 
 impl Group {
+    fn v1(&self) -> Outcome<&Trees> {
+        Ok(self
+            .v1
+            .as_ref()
+            .ok_or("CPU and memory are measured by cgroup v1's cpuacct and memory, which are not here")?)
+    }
+
     /// Runs `start` with this thread in the group, so that what it starts is born there. The thread is moved by its own
     /// number in `tasks`, which on v1 waits for nobody.
     pub fn within<T>(&self, start: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-        for group in [&self.cpu, &self.memory] {
+        let Some(trees) = &self.v1 else { return start() };
+        for group in [&trees.cpu, &trees.memory] {
             std::fs::write(group.join("shim/tasks"), "0")?;
         }
         let started = start();
-        for home in &self.homes {
+        for home in &trees.homes {
             std::fs::write(home, "0")?;
         }
         started
@@ -83,12 +98,12 @@ impl Group {
 
     /// Nanoseconds of CPU used by everything that was ever in it.
     pub fn cpu(&self) -> Outcome<u64> {
-        Ok(std::fs::read_to_string(self.cpu.join("cpuacct.usage"))?.trim().parse()?)
+        Ok(std::fs::read_to_string(self.v1()?.cpu.join("cpuacct.usage"))?.trim().parse()?)
     }
 
     /// Nanoseconds of CPU used by what was born in it itself, not by containers.
     pub fn cpu_of_shim(&self) -> Outcome<u64> {
-        Ok(std::fs::read_to_string(self.cpu.join("shim/cpuacct.usage"))?.trim().parse()?)
+        Ok(std::fs::read_to_string(self.v1()?.cpu.join("shim/cpuacct.usage"))?.trim().parse()?)
     }
 
     /// Fills the cpuset above the containers' groups, which every runtime does if it is empty.
@@ -113,9 +128,10 @@ impl Group {
 
     /// Waits until nothing runs in it.
     pub fn until_empty(&self) -> Outcome {
+        let Some(trees) = &self.v1 else { return Ok(()) };
         let end = Instant::now() + Duration::from_secs(60);
         loop {
-            let left = std::fs::read_to_string(self.cpu.join("shim/cgroup.procs"))?;
+            let left = std::fs::read_to_string(trees.cpu.join("shim/cgroup.procs"))?;
             if left.is_empty() {
                 return Ok(());
             }
@@ -129,7 +145,7 @@ impl Group {
     /// The pids that live in it, containers' included.
     pub fn pids(&self) -> Outcome<Vec<u32>> {
         let mut pids = Vec::new();
-        for entry in self.cpu.read_dir()?.flatten().filter(|entry| entry.path().is_dir()) {
+        for entry in self.v1()?.cpu.read_dir()?.flatten().filter(|entry| entry.path().is_dir()) {
             let text = std::fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
             pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
         }
@@ -146,9 +162,8 @@ impl Group {
 
     /// Bytes charged for what was born in it, containers left out: all, and the kernel's part.
     pub fn memory(&self) -> Outcome<(f64, f64)> {
-        let read = |file: &str| -> Outcome<f64> {
-            Ok(std::fs::read_to_string(self.memory.join("shim").join(file))?.trim().parse()?)
-        };
+        let memory = self.v1()?.memory.join("shim");
+        let read = |file: &str| -> Outcome<f64> { Ok(std::fs::read_to_string(memory.join(file))?.trim().parse()?) };
         Ok((read("memory.usage_in_bytes")?, read("memory.kmem.usage_in_bytes")?))
     }
 }

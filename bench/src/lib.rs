@@ -28,8 +28,8 @@ pub fn testbed() -> PathBuf {
     std::env::var_os("MINI_TESTBED").map_or_else(|| PathBuf::from("/var/cache/mini-testbed"), PathBuf::from)
 }
 
-/// A number that nothing else in this run has.
-pub fn number() -> u32 {
+/// What makes a name that nothing else has, not even what an earlier run may have left.
+pub fn number() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }

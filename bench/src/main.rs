@@ -54,6 +54,7 @@ fn run(only: &[String], quick: bool) -> Outcome<bool> {
     let dir = tempfile::Builder::new().prefix("mini-bench-").tempdir_in("/run")?;
     let bed = Bed::new(dir.path(), quick)?;
     let mut report = Report::default();
+    let out = std::env::var_os("MINI_BENCH_OUT").map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
     let mut complete = true;
     for (name, case) in CASES.iter().filter(|case| only.is_empty() || only.iter().any(|word| word == case.0)) {
         eprintln!("bench: {name}");
@@ -62,8 +63,9 @@ fn run(only: &[String], quick: bool) -> Outcome<bool> {
             complete = false;
             bed.groups.iter().try_for_each(group::Group::clear)?;
         }
+        // A run that is stopped leaves what it has.
+        report.write(&out, &head(&bed)?)?;
     }
-    let out = std::env::var_os("MINI_BENCH_OUT").map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
     let table = report.write(&out, &head(&bed)?)?;
     println!("{table}");
     println!("written to {}", out.display());

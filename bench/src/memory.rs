@@ -63,7 +63,7 @@ pub fn idle(bed: &Bed, report: &mut Report) -> Outcome {
     let (execs, members) = if bed.quick { (10, 2) } else { (1000, 100) };
     for (peer, group) in bed.rotated(0) {
         let mut standing = Standing::new(bed, peer, group, false)?;
-        let shim = parent_of(standing.pid, group)?;
+        let shim = parent_of(standing.pid)?;
         let before = settled(shim)?;
         for _ in 0..execs {
             standing.exec(&process)?;
@@ -107,7 +107,7 @@ pub fn pods(bed: &Bed, report: &mut Report) -> Outcome {
         group.until_empty()?;
         let before = group.memory()?;
         let pods = many(bed, peer, group)?;
-        let shims = pods.iter().map(|pod| parent_of(pod.pid, group)).collect::<Outcome<Vec<u32>>>()?;
+        let shims = pods.iter().map(|pod| parent_of(pod.pid)).collect::<Outcome<Vec<u32>>>()?;
         settled(shims[0])?;
         let pss = shims.iter().map(|&pid| Ok(usage(pid)?.pss)).collect::<Outcome<Vec<f64>>>()?;
         let count = pods.len() as f64;
@@ -127,7 +127,7 @@ pub fn probes(bed: &Bed, report: &mut Report) -> Outcome {
     let (fast, slow) = if bed.quick { (2, 2) } else { (120, 180) };
     for (peer, group) in bed.rotated(0) {
         let mut pods = many(bed, peer, group)?;
-        let shims = pods.iter().map(|pod| parent_of(pod.pid, group)).collect::<Outcome<Vec<u32>>>()?;
+        let shims = pods.iter().map(|pod| parent_of(pod.pid)).collect::<Outcome<Vec<u32>>>()?;
         let private = || shims.iter().map(|&pid| Ok(usage(pid)?.private)).sum::<Outcome<f64>>();
         let (before, memory) = (group.cpu()?, private()?);
         let done = at_once(&mut pods, &process, Duration::from_secs(fast), Duration::ZERO)?;

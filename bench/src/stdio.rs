@@ -18,16 +18,20 @@ struct Created<'a> {
     shim: Shim<'a>,
     id: String,
     bundle: Bundle,
+    // Go's shim wants stderr where there is stdout, and somebody who holds it open.
+    _stderr: File,
 }
 
 impl<'a> Created<'a> {
-    fn new(bed: &'a Bed, peer: &'a Peer, group: &Group, words: &[&str], streams: [&str; 3]) -> Outcome<Created<'a>> {
+    fn new(bed: &'a Bed, peer: &'a Peer, group: &Group, words: &[&str], streams: [&str; 2]) -> Outcome<Created<'a>> {
+        let stderr = fifo(bed)?;
+        let held = File::options().read(true).write(true).open(&stderr)?;
         let id = format!("stdio-{}", number());
         let path = format!("{}/{id}", group.path);
         let bundle = bed.bundles.make(&id, &Wish { args: words, seccomp: false, cgroup: &path, pod: None })?;
         let mut shim = peer.start(&id, &bundle, group, &bed.events)?;
-        shim.create(&id, &bundle, streams)?;
-        Ok(Created { shim, id, bundle })
+        shim.create(&id, &bundle, [streams[0], streams[1], text(&stderr)?])?;
+        Ok(Created { shim, id, bundle, _stderr: held })
     }
 
     fn end(mut self, bed: &Bed, peer: &Peer, group: &Group) -> Outcome {
@@ -85,7 +89,7 @@ fn out(bed: &Bed, peer: &Peer, group: &Group, blocks: u64) -> Outcome<(f64, f64)
     };
     let count = format!("count={blocks}");
     let words = ["dd", "if=/dev/zero", "bs=64k", &count];
-    let mut created = Created::new(bed, peer, group, &words, ["", text(&path)?, ""])?;
+    let mut created = Created::new(bed, peer, group, &words, ["", text(&path)?])?;
     let exit = created.shim.wait(&created.id, "")?;
     let (before, started) = (group.cpu_of_shim()?, Instant::now());
     created.shim.start(&created.id.clone(), "")?;
@@ -107,7 +111,10 @@ fn into(bed: &Bed, peer: &Peer, group: &Group, blocks: u64) -> Outcome<(f64, f64
         let path = path.clone();
         std::thread::spawn(move || -> Outcome<File> { Ok(File::options().write(true).open(path)?) })
     };
-    let mut created = Created::new(bed, peer, group, &["dd", "of=/dev/null", "bs=64k"], [text(&path)?, "", ""])?;
+    let stdout = fifo(bed)?;
+    let _held = File::options().read(true).write(true).open(&stdout)?;
+    let words = ["dd", "of=/dev/null", "bs=64k"];
+    let mut created = Created::new(bed, peer, group, &words, [text(&path)?, text(&stdout)?])?;
     let mut file = writer.join().map_err(|_| "the writer panicked")??;
     let exit = created.shim.wait(&created.id, "")?;
     created.shim.start(&created.id.clone(), "")?;
@@ -134,7 +141,7 @@ pub fn unread(bed: &Bed, report: &mut Report) -> Outcome {
             std::thread::spawn(move || File::open(path))
         };
         let script = "while :; do echo; done";
-        let mut created = Created::new(bed, peer, group, &["sh", "-c", script], ["", text(&path)?, ""])?;
+        let mut created = Created::new(bed, peer, group, &["sh", "-c", script], ["", text(&path)?])?;
         let client = client.join().map_err(|_| "the client panicked")??;
         // The client goes before there is anything to read.
         drop(client);

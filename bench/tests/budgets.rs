@@ -1,0 +1,142 @@
+//! What does not depend on the machine's mood: system calls, executions and clones, threads, private memory, sizes.
+//! Needs the release binaries (MINI_BIN_DIR), root and strace; times nothing.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bench::alone::{self, Counts, clones, execves, sum};
+use bench::bed::Bed;
+use bench::life::Standing;
+use bench::{Outcome, bundle, memory};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Calls in the budget and a little air; they go down with the code, never up without a reason in the commit.
+const LIFE_BY_COMMANDS: u64 = 800;
+const LIFE_EXECVES: u64 = 5;
+const MEMBER: u64 = 600;
+const EXEC: u64 = 260;
+/// kB. Twice what is seen: the kernel's page is not ours to count on.
+const PRIVATE: f64 = 450.0;
+const GROWTH: f64 = 150.0;
+const SHIM_BYTES: u64 = 4_000_000;
+
+fn within(what: &str, seen: u64, budget: u64, counts: &Counts) -> Outcome {
+    println!("{what}: {seen} of {budget}");
+    if seen > budget {
+        let mut by_name: Vec<_> = counts.iter().collect();
+        by_name.sort_by(|a, b| b.1.cmp(a.1));
+        return Err(format!("{what}: {seen} instead of at most {budget}: {by_name:?}").into());
+    }
+    Ok(())
+}
+
+fn exactly(what: &str, seen: u64, expected: u64, counts: &Counts) -> Outcome {
+    if seen != expected {
+        return Err(format!("{what}: {seen} instead of {expected}: {counts:?}").into());
+    }
+    Ok(())
+}
+
+/// A bed of mini alone, on a directory of its own.
+fn bed() -> Outcome<(tempfile::TempDir, Bed)> {
+    let dir = tempfile::Builder::new().prefix("mini-bench-").tempdir_in("/var/tmp")?;
+    let bed = Bed::of_mini(dir.path())?;
+    Ok((dir, bed))
+}
+
+fn life_by_commands() -> Outcome {
+    let (_dir, bed) = bed()?;
+    let runtime = alone::mini(&bed);
+    let counts = alone::by_commands(&bed, &runtime, &alone::parent(&bed, "mini")?)?;
+    within("create, start, delete", sum(&counts), LIFE_BY_COMMANDS, &counts)?;
+    within("execve of them", execves(&counts), LIFE_EXECVES, &counts)?;
+    exactly("clone of them", clones(&counts), 1, &counts)
+}
+
+/// Something done in a standing shim, the second time.
+fn in_shim(job: impl Fn(&Bed, &mut Standing) -> Outcome, check: impl Fn(&Counts) -> Outcome) -> Outcome {
+    let (_dir, bed) = bed()?;
+    let (peer, group) = (&bed.peers[0], &bed.groups[0]);
+    let mut standing = Standing::new(&bed, peer, group, false)?;
+    let shim = alone::parent_of(standing.pid)?;
+    job(&bed, &mut standing)?;
+    let (_, counts) = alone::counting(shim, &bed.dir, || job(&bed, &mut standing))?;
+    standing.end(&bed, peer, group)?;
+    group.until_empty()?;
+    check(&counts)
+}
+
+fn a_member() -> Outcome {
+    let member = |bed: &Bed, standing: &mut Standing| standing.member(bed, &bed.groups[0]).map(drop);
+    in_shim(member, |counts| {
+        within("a member", sum(counts), MEMBER, counts)?;
+        exactly("execve of a member", execves(counts), 1, counts)
+    })
+}
+
+fn an_exec() -> Outcome {
+    let process = bundle::process(false, &["true"])?;
+    let exec = |_: &Bed, standing: &mut Standing| standing.exec(&process).map(drop);
+    in_shim(exec, |counts| {
+        within("an exec", sum(counts), EXEC, counts)?;
+        exactly("execve of an exec", execves(counts), 1, counts)
+    })
+}
+
+/// One thread and little private memory, at first and after work. A thread that ends, and what it touched, takes a
+/// moment to go: the least that is seen within a minute counts.
+fn idle() -> Outcome {
+    let (_dir, bed) = bed()?;
+    let (peer, group) = (&bed.peers[0], &bed.groups[0]);
+    let mut standing = Standing::new(&bed, peer, group, false)?;
+    let shim = alone::parent_of(standing.pid)?;
+    let before = until_idle(shim, PRIVATE)?;
+    let process = bundle::process(false, &["true"])?;
+    for _ in 0..200 {
+        standing.exec(&process)?;
+    }
+    for _ in 0..20 {
+        standing.member(&bed, group)?;
+    }
+    until_idle(shim, before + GROWTH)?;
+    standing.end(&bed, peer, group)?;
+    group.until_empty()
+}
+
+fn until_idle(shim: u32, budget: f64) -> Outcome<f64> {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let now = memory::usage(shim)?;
+        if now.threads == 1.0 && now.private <= budget {
+            println!("private: {} of {budget} kB", now.private);
+            return Ok(now.private);
+        }
+        if Instant::now() > end {
+            return Err(format!("one thread and at most {budget} kB are allowed: {now:?}").into());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn size() -> Outcome {
+    let dir = PathBuf::from(std::env::var_os("MINI_BIN_DIR").ok_or("MINI_BIN_DIR is not set")?);
+    let shim = std::fs::metadata(dir.join("containerd-shim-mini-v2"))?.len();
+    within("bytes of the shim", shim, SHIM_BYTES, &Counts::new())
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Traced processes are slow, and memory is measured: one after the other.
+    arguments.test_threads = Some(1);
+    let trial = |name: &str, test: fn() -> Outcome| {
+        Trial::test(name, move || test().map_err(|error| Failed::from(error.to_string())))
+    };
+    let trials = vec![
+        trial("life_by_commands", life_by_commands),
+        trial("a_member", a_member),
+        trial("an_exec", an_exec),
+        trial("idle", idle),
+        trial("size", size),
+    ];
+    libtest_mimic::run(&arguments, trials).exit();
+}
