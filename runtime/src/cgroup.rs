@@ -208,6 +208,17 @@ impl Cgroup {
         self.attach_how(sub, true)
     }
 
+    /// Before Linux 6.3 a child that is cloned into a version 2 group goes on with the memory nodes of its parent
+    /// (cpuset_fork, kernel commit 42a11bf5c543). True if those are others than the group's: then it has to move there.
+    pub fn keeps_nodes(&self, kernel: (u32, u32)) -> bool {
+        let Some(place) = self.record.unified.as_ref().filter(|place| place.has("cpuset") && kernel < (6, 3)) else {
+            return false;
+        };
+        let status = crate::kernfs::small("/proc/self/status").unwrap_or_default();
+        let own = status.lines().find_map(|line| line.strip_prefix("Mems_allowed_list:")).unwrap_or_default();
+        file::get(&place.dir().join("cpuset.mems.effective")).is_ok_and(|nodes| nodes.trim() != own.trim())
+    }
+
     fn attach_how(&self, sub: &str, by_file: bool) -> Result<Attach> {
         if sub.split('/').any(|part| part == "..") {
             return Err(Error::new(Kind::Invalid, "", "", format!("bad sub cgroup path: {sub}")));

@@ -214,7 +214,12 @@ impl Container {
         let group = request.cgroup.unwrap_or("");
         let again = Exec { stdio: request.stdio.try_clone()?, ..request };
         let mut stillborn = false;
-        match self.exec_in(host, request, self.cgroup.attach_to(group)?, &mut stillborn) {
+        let attach = if self.cgroup.keeps_nodes(host.kernel) {
+            self.cgroup.attach_by_file(group)?
+        } else {
+            self.cgroup.attach_to(group)?
+        };
+        match self.exec_in(host, request, attach, &mut stillborn) {
             Err(_) if stillborn => self.exec_in(host, again, self.cgroup.attach_by_file(group)?, &mut stillborn),
             done => done,
         }
@@ -351,7 +356,7 @@ struct Made {
 
 fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let spec = request.spec;
-    let attach = cgroup.attach()?;
+    let attach = if cgroup.keeps_nodes(host.kernel) { cgroup.attach_by_file("")? } else { cgroup.attach()? };
     let visible = if request.no_pivot { start::visible_kernel_mounts()? } else { Vec::new() };
     let plan = compile::init(&compile::Init {
         spec,

@@ -111,7 +111,10 @@ impl Owner {
 
     /// Says in the log why a process ended, if it was killed.
     pub(super) fn explain(&mut self, who: &Who, end: End) {
-        self.look_for_oom();
+        // Probes end well all day long; if something in them did not, the bell tells.
+        if who.is_none() || end != End::Exited(0) {
+            self.look_for_oom();
+        }
         let init = self.processes.get(&None).map_or((true, 0), |p| (p.dead, p.pid));
         let cause = self.inquest.verdict(who, end, || init.0 || is_dying(init.1));
         let level = match cause {
