@@ -96,7 +96,10 @@ pub(super) fn opens(plan: &Plan) -> Option<String> {
             }
             let (Dir::At(slot), Op::Open { resolve, .. }) = (dir, step.op) else { continue };
             let no_xdev = resolve::NO_XDEV | resolve::BENEATH;
-            if trusted(plan, slot) && resolve & no_xdev != no_xdev {
+            // A namespace lies on a file system of its own; setns(2) looks at what it is given.
+            let after = plan.section(section).get(i + 1).map(|s| s.op);
+            let joined = matches!((step.op, after), (Op::Open { into, .. }, Some(Op::Setns { slot, flags })) if slot == into && flags != 0);
+            if trusted(plan, slot) && resolve & no_xdev != no_xdev && !joined {
                 return at(&format!("{path:?} may be mounted over"));
             }
             let new = has(flags, libc::O_CREAT) && has(flags, libc::O_EXCL) && has(flags, libc::O_NOFOLLOW);
