@@ -7,6 +7,7 @@
 //! a property of each controller's [`Place`].
 #![forbid(unsafe_code)]
 
+mod below;
 mod devices;
 mod file;
 mod freeze;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use below::Below;
 pub use freeze::Freezer;
 pub use layout::{Hierarchy, Layout, Unified};
 pub use oom::{Kills, Limit, Oom};
@@ -132,7 +134,7 @@ pub struct Cgroup {
     record: Record,
     stats: stats::Dirs,
     unsettled: Mutex<systemd::Unsettled>,
-    /// Its version 2 group was there before us, and may have been killed once: see [`Cgroup::attach_by_file`].
+    /// Its version 2 group was there before us, and may have been killed once: see [`Cgroup::attach_below`].
     used: bool,
 }
 
@@ -187,25 +189,21 @@ impl Cgroup {
     /// # Errors
     /// A group is gone ([`Kind::NotFound`]), or a version 1 cpuset is still empty and cannot inherit.
     pub fn attach(&self) -> Result<Attach> {
-        self.attach_to("")
+        self.attach_below(&[], false)
     }
 
-    /// [`Cgroup::attach`] to a group below the container's own, which must exist (`exec --cgroup`).
+    /// [`Cgroup::attach`] to groups below the container's own, which must exist: words of `exec --cgroup`.
+    ///
+    /// `by_file` is for a group in which a process is killed at birth, as the kernel does with `CLONE_INTO_CGROUP` once
+    /// `cgroup.kill` was written there, for as long as the group exists (docs/kernel.md): the child, born beside us, moves
+    /// there by itself. Slower, because that waits for all processors.
     ///
     /// # Errors
-    /// As there; and a `..` in the path.
-    pub fn attach_to(&self, sub: &str) -> Result<Attach> {
-        self.attach_how(sub, self.used)
-    }
-
-    /// [`Cgroup::attach_to`] for a group in which a process is killed at birth, as the kernel does with `CLONE_INTO_CGROUP`
-    /// once `cgroup.kill` was written there, for as long as the group exists (docs/kernel.md): the child, born beside us,
-    /// moves there by itself. Slower, because that waits for all processors.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn attach_by_file(&self, sub: &str) -> Result<Attach> {
-        self.attach_how(sub, true)
+    /// As there; and those of the words.
+    pub fn attach_below(&self, words: &[String], by_file: bool) -> Result<Attach> {
+        let below = Below::parse(words)?;
+        below.check(&self.record)?;
+        self.attach_how(&below, by_file || self.used)
     }
 
     /// Before Linux 6.3 a child that is cloned into a version 2 group goes on with the memory nodes of its parent
@@ -219,27 +217,22 @@ impl Cgroup {
         file::get(&place.dir().join("cpuset.mems.effective")).is_ok_and(|nodes| nodes.trim() != own.trim())
     }
 
-    fn attach_how(&self, sub: &str, by_file: bool) -> Result<Attach> {
-        if sub.split('/').any(|part| part == "..") {
-            return Err(Error::new(Kind::Invalid, "", "", format!("bad sub cgroup path: {sub}")));
-        }
-        let sub = sub.trim_matches('/');
-        let at = |place: &Place| if sub.is_empty() { place.dir() } else { place.dir().join(sub) };
+    fn attach_how(&self, below: &Below, by_file: bool) -> Result<Attach> {
         let mut tasks = Vec::with_capacity(self.record.v1.len());
         for place in &self.record.v1 {
             if place.has("cpuset") {
                 let mut dir = place.dir();
-                for part in sub.split('/').filter(|part| !part.is_empty()) {
+                for part in below.path(place).split('/').filter(|part| !part.is_empty()) {
                     dir.push(part);
                     tree::inherit_cpuset(&dir, false)?;
                 }
             }
-            let path = at(place).join("tasks");
+            let path = below.dir(place).join("tasks");
             let fd = file::open(&path, OFlags::WRONLY).map_err(|e| file::fault("open", &path, e))?;
             tasks.push((path.to_string_lossy().into_owned(), fd));
         }
         let Some(place) = &self.record.unified else { return Ok(Attach { into: None, tasks }) };
-        let dir = at(place);
+        let dir = below.dir(place);
         let threaded = file::get(&dir.join("cgroup.type")).is_ok_and(|t| t.trim() == "threaded");
         if threaded || by_file {
             // A threaded group takes threads one by one; the child of a clone is one.

@@ -99,8 +99,8 @@ pub struct Exec<'a> {
     pub no_new_keyring: bool,
     /// Descriptors from 3 on that the process inherits.
     pub preserve_fds: u32,
-    /// A group below the container's.
-    pub cgroup: Option<&'a str>,
+    /// Groups below the container's: words of [`Cgroup::attach_below`].
+    pub cgroup: &'a [String],
     /// Only for tests: a step that fails.
     pub fault: Option<Fault>,
 }
@@ -211,16 +211,12 @@ impl Container {
     ///
     /// On an error nothing is left behind.
     pub fn exec(&self, host: &Host, request: Exec<'_>) -> Result<Child> {
-        let group = request.cgroup.unwrap_or("");
+        let groups = request.cgroup;
         let again = Exec { stdio: request.stdio.try_clone()?, ..request };
         let mut stillborn = false;
-        let attach = if self.cgroup.keeps_nodes(host.kernel) {
-            self.cgroup.attach_by_file(group)?
-        } else {
-            self.cgroup.attach_to(group)?
-        };
+        let attach = self.cgroup.attach_below(groups, self.cgroup.keeps_nodes(host.kernel))?;
         match self.exec_in(host, request, attach, &mut stillborn) {
-            Err(_) if stillborn => self.exec_in(host, again, self.cgroup.attach_by_file(group)?, &mut stillborn),
+            Err(_) if stillborn => self.exec_in(host, again, self.cgroup.attach_below(groups, true)?, &mut stillborn),
             done => done,
         }
     }
@@ -356,7 +352,7 @@ struct Made {
 
 fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let spec = request.spec;
-    let attach = if cgroup.keeps_nodes(host.kernel) { cgroup.attach_by_file("")? } else { cgroup.attach()? };
+    let attach = cgroup.attach_below(&[], cgroup.keeps_nodes(host.kernel))?;
     let visible = if request.no_pivot { start::visible_kernel_mounts()? } else { Vec::new() };
     let plan = compile::init(&compile::Init {
         spec,

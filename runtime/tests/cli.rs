@@ -36,6 +36,7 @@ const BOTH: &[Test] = &[
     ("failed_creates_leave_nothing", life::failed_creates_leave_nothing),
     ("spec", life::spec),
     ("exec_options", exec::options),
+    ("exec_in_groups_below", exec::in_groups_below),
     ("exec_file", exec::file),
     ("systemd_is_asked_only_where_it_runs", life::systemd_is_asked_only_where_it_runs),
     ("exec_detached", exec::detached),

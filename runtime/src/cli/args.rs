@@ -215,9 +215,9 @@ pub struct Exec {
     /// Leave descriptors 3 to 3+N-1 open.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub preserve_fds: u32,
-    /// Group below the container's own to run in.
-    #[arg(long, value_name = "PATH")]
-    pub cgroup: Option<String>,
+    /// Group below the container's own to run in; on cgroup v1 also by controller.
+    #[arg(long, value_name = "[CONTROLLER,…:]PATH")]
+    pub cgroup: Vec<String>,
     /// Go on although the container is paused; the process stays frozen until `resume`.
     #[arg(long)]
     pub ignore_paused: bool,

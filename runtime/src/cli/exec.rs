@@ -34,7 +34,7 @@ pub fn exec(context: &Context<'_>, args: &args::Exec) -> Result<u8> {
         stdio: if process.terminal { Stdio::default() } else { container::stdio()? },
         no_new_keyring: args.no_new_keyring,
         preserve_fds: args.preserve_fds,
-        cgroup: args.cgroup.as_deref(),
+        cgroup: &args.cgroup,
         fault: None,
     };
     let child = container.exec(&host, request)?;

@@ -43,7 +43,7 @@ pub fn kill_sub_groups() -> Done {
         mkdir(&dir.join("one"));
         mkdir(&dir.join("one/two"));
     }
-    let mut inner = Process::start(&group.0.attach_to("one/two").unwrap(), "sleep");
+    let mut inner = Process::start(&group.0.attach_below(&["one/two".to_owned()], false).unwrap(), "sleep");
     eventually("inside", || group.0.pids().unwrap() == [inner.pid]);
     group.0.kill(libc::SIGKILL).unwrap();
     assert_eq!(inner.wait(Duration::from_secs(5)), Some(137));

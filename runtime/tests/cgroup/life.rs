@@ -233,15 +233,15 @@ fn sub_group() -> Done {
     for dir in dirs(&group) {
         mkdir(&dir.join("worker"));
     }
-    let process = Process::start(&group.0.attach_to("worker").unwrap(), "sleep");
+    let process = Process::start(&group.0.attach_below(&["worker".to_owned()], false).unwrap(), "sleep");
     eventually("in every group", || {
         let groups = process.groups();
         groups.lines().filter(|line| line.ends_with("/sub/worker")).count() == group.places().len()
     });
     assert_eq!(group.0.pids().unwrap(), [process.pid], "counted with the container");
-    let error = group.0.attach_to("worker/../../x").unwrap_err();
+    let error = group.0.attach_below(&["worker/../../x".to_owned()], false).unwrap_err();
     assert_eq!(error.to_string(), "bad sub cgroup path: worker/../../x");
-    assert_eq!(group.0.attach_to("nosuch").unwrap_err().kind, Kind::NotFound);
+    assert_eq!(group.0.attach_below(&["nosuch".to_owned()], false).unwrap_err().kind, Kind::NotFound);
     Ok(())
 }
 
@@ -250,7 +250,7 @@ fn beside_init() -> Done {
     for dir in dirs(&group) {
         mkdir(&dir.join("init"));
     }
-    let init = Process::start(&group.0.attach_to("init").unwrap(), "sleep");
+    let init = Process::start(&group.0.attach_below(&["init".to_owned()], false).unwrap(), "sleep");
     eventually("inside", || group.0.pids().unwrap() == [init.pid]);
     let record = group.0.record();
     if let Some(place) = &record.unified {

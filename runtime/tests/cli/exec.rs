@@ -130,3 +130,50 @@ pub fn users_are_exact(b: &Bench) {
         assert_eq!((said.code, said.out.as_str()), (255, ""), "{user:?}");
     }
 }
+
+/// `--cgroup`: on version 1 by controller or on all, else in the one tree.
+pub fn in_groups_below(b: &Bench) {
+    let id = b.id("x");
+    b.sleeper(&id);
+    let pid = b.state(&id)["pid"].as_u64().unwrap();
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let own = |controller: &str| -> Option<String> {
+        let mut lines = groups.lines().map(|line| line.splitn(3, ':').skip(1));
+        lines
+            .find_map(|mut words| words.next()?.split(',').any(|c| c == controller).then(|| words.next())?)
+            .map(str::to_owned)
+    };
+    let hierarchies = runtime::cgroup::Layout::read().unwrap();
+    let mut made = Vec::new();
+    for mount in hierarchies.v1.iter().map(|h| (&h.mount, h.controllers.first().cloned().unwrap_or_default())) {
+        // A named hierarchy goes by its whole name in /proc/PID/cgroup.
+        let name = if mount.1.is_empty() { "name=systemd".to_owned() } else { mount.1 };
+        let Some(group) = own(&name) else { continue };
+        made.push(mount.0.join(group.trim_start_matches('/')).join("below"));
+    }
+    if let (Some(unified), Some(group)) = (&hierarchies.unified, own("")) {
+        made.push(unified.mount.join(group.trim_start_matches('/')).join("below"));
+    }
+    assert!(!made.is_empty(), "{groups}");
+    for dir in &made {
+        std::fs::create_dir(dir).unwrap();
+        for name in ["cpuset.cpus", "cpuset.mems"] {
+            let inherited = std::fs::read_to_string(dir.with_file_name(name)).unwrap_or_default();
+            let _ = std::fs::write(dir.join(name), inherited.trim());
+        }
+    }
+    let inside = |words: &[&str]| b.fine(&[&["exec"], words, &[&id, "cat", "/proc/self/cgroup"]].concat());
+    let all = inside(&["--cgroup", "below"]);
+    assert!(all.lines().filter(|line| line.ends_with("/below")).count() >= made.len(), "{all}\n{made:?}");
+    if own("pids").is_some() && own("memory").is_some() {
+        let some = inside(&["--cgroup", "pids,memory:below"]);
+        let moved = |line: &&str| line.ends_with("/below");
+        let names: Vec<&str> = some.lines().filter(moved).map(|l| l.split(':').nth(1).unwrap()).collect();
+        assert!(names.len() == 2 && names.contains(&"pids") && names.contains(&"memory"), "{some}");
+        b.fails(&["exec", "--cgroup", "pids:below", "--cgroup", "below", &id, "true"], "missing <controller>: prefix");
+        b.fails(&["exec", "--cgroup", "nosuch:below", &id, "true"], "unknown controller nosuch in SubCgroupPaths");
+    }
+    b.fails(&["exec", "--cgroup", "nosuch", &id, "true"], "no such file or directory");
+    b.fine(&["delete", "--force", &id]);
+    assert!(!made.iter().any(|dir| dir.exists()), "groups below stay");
+}

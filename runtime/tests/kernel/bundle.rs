@@ -225,7 +225,7 @@ impl Running {
 
     /// What an exec asks for, without streams.
     pub fn exec<'a>(process: &'a Process) -> Exec<'a> {
-        Exec { process, stdio: Stdio::default(), no_new_keyring: false, preserve_fds: 0, cgroup: None, fault: None }
+        Exec { process, stdio: Stdio::default(), no_new_keyring: false, preserve_fds: 0, cgroup: &[], fault: None }
     }
 }
 

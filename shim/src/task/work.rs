@@ -125,7 +125,7 @@ pub(super) fn exec(
         stdio: opened.child,
         no_new_keyring: create.options.no_new_keyring,
         preserve_fds: 0,
-        cgroup: None,
+        cgroup: &[],
         fault: None,
     };
     let child = container.exec(&shim.host, request).map_err(|e| failed(e.to_string()))?;
