@@ -444,7 +444,7 @@ impl Cgroup {
             return Err(none()); // the parents do not hand it down
         }
         let mount = self.record.places().find(|p| p.dir() == dir).map(|p| p.mount.clone()).unwrap_or_default();
-        Oom::arm(&dir, &mount, version)
+        Oom::arm(&dir, &mount, version, self.record.systemd.is_some())
     }
 
     /// Removes the groups, those that the container made inside first. Waits up to two seconds for processes that are

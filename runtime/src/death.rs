@@ -14,6 +14,9 @@ use crate::reap::End;
 
 const SIGKILL: i32 = 9;
 
+/// The exit code by which a shell says that its child died by SIGKILL.
+const CHILD_KILLED: i32 = 128 + SIGKILL;
+
 /// Why a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -54,6 +57,7 @@ pub struct Inquest {
     suspects: BTreeSet<Who>,
     unexplained: u64,
     limit: Option<Limit>,
+    presumed: Option<Kills>,
 }
 
 impl Inquest {
@@ -69,6 +73,20 @@ impl Inquest {
         self.suspects.extend(alive.into_iter().filter(|who| !self.asked.contains(who)));
         self.unexplained += kills.count;
         self.limit = Some(kills.limit);
+    }
+
+    /// The group is gone with its count. These the group above has counted around that time: if one of ours died as if by
+    /// such a kill, it did; else it was one of a group beside ours.
+    pub fn presumed(&mut self, kills: Kills, alive: impl IntoIterator<Item = Who>) {
+        self.presumed = Some(kills.clone());
+        self.killed(kills, alive);
+    }
+
+    /// The presumed kills, once, if this end proves them: a process was blamed on one, or it says like a shell (with 137)
+    /// that its child died by SIGKILL.
+    pub fn proven(&mut self, cause: &Cause) -> Option<Kills> {
+        let proof = matches!(cause, Cause::OutOfMemory(_) | Cause::Exited(CHILD_KILLED));
+        self.presumed.take_if(|_| proof)
     }
 
     /// A while has passed since: who is not `dying` was not the victim.
@@ -203,6 +221,32 @@ mod tests {
         inquest.killed(kills(2), [None, exec()]);
         assert_eq!(inquest.verdict(&exec(), KILLED, || true), Cause::OutOfMemory(own()));
         assert_eq!(inquest.verdict(&None, KILLED, || true), Cause::OutOfMemory(own()));
+    }
+
+    #[test]
+    fn presumed_kills_need_a_proof() {
+        let presumed = || {
+            let mut inquest = Inquest::default();
+            inquest.presumed(kills(1), [None]);
+            inquest
+        };
+        for (end, cause, proof) in [
+            (KILLED, Cause::OutOfMemory(own()), true),
+            (End::Exited(137), Cause::Exited(137), true),
+            (End::Exited(0), Cause::Exited(0), false),
+            (End::Killed { signal: 15, core: false }, Cause::Signal { signal: 15, core: false }, false),
+        ] {
+            let mut inquest = presumed();
+            assert_eq!(inquest.verdict(&None, end, no), cause);
+            assert_eq!(inquest.proven(&cause), proof.then(|| kills(1)), "{end:?}");
+            assert!(!proof || inquest.proven(&cause).is_none(), "only once");
+        }
+        // A neighbour's kill, just when ours was killed as asked.
+        let mut inquest = Inquest::default();
+        inquest.asked(&None, 9);
+        inquest.presumed(kills(1), [None]);
+        let cause = inquest.verdict(&None, KILLED, no);
+        assert_eq!((&cause, inquest.proven(&cause)), (&Cause::Asked, None));
     }
 
     #[test]

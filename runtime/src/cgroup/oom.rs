@@ -4,6 +4,7 @@
 //! "out of memory" in `memory.events.local` of the group whose limit it is; version 1 rings the bell of that group and
 //! of all groups below it, so that the topmost of our ancestors who heard it is the one.
 
+mod above;
 mod limit;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -13,8 +14,9 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use above::Above;
 pub use limit::{Kills, Limit};
-use limit::{Oom2, nearest, topmost};
+use limit::{Oom2, nearest, nearest_above, topmost};
 
 use super::Version;
 use super::file::{self, fault};
@@ -40,12 +42,13 @@ enum Source {
     V1 { bells: Vec<OwnedFd>, heard: Vec<bool> },
     /// Version 2: `memory.events`, whose changes are announced as POLLPRI; the epoll descriptor around it turns that
     /// into being readable. Not inotify: its instances are few (128 for a user by default), and a host has many
-    /// containers. And what was counted at the last look.
-    V2 { epoll: OwnedFd, events: OwnedFd, counted: Oom2 },
+    /// containers. And what was counted at the last look, and by the group above if somebody else may remove ours.
+    V2 { epoll: OwnedFd, events: OwnedFd, counted: Oom2, above: Option<Above> },
 }
 
 impl Oom {
-    pub(super) fn arm(dir: &Path, mount: &Path, version: Version) -> Result<Oom> {
+    /// `fleeting`: somebody else removes the group as soon as it is empty.
+    pub(super) fn arm(dir: &Path, mount: &Path, version: Version, fleeting: bool) -> Result<Oom> {
         let below_root = |d: &&Path| d.starts_with(mount) && *d != mount;
         let name = |d: &Path| format!("/{}", d.strip_prefix(mount).unwrap_or(d).display());
         let groups: Vec<_> =
@@ -63,7 +66,8 @@ impl Oom {
                 let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wrong)?;
                 let none = epoll::EventData::new_u64(0);
                 epoll::add(&epoll, &events, none, epoll::EventFlags::PRI).map_err(wrong)?;
-                Source::V2 { epoll, events, counted: Oom2::default() }
+                let above = groups.get(1).filter(|_| fleeting).and_then(|(dir, _)| Above::new(dir, &epoll));
+                Source::V2 { epoll, events, counted: Oom2::default(), above }
             }
         };
         let mut oom = Oom { groups, source, known: 0 };
@@ -76,6 +80,14 @@ impl Oom {
         match &self.source {
             Source::V1 { bells, .. } => bells[0].as_fd(),
             Source::V2 { epoll, .. } => epoll.as_fd(),
+        }
+    }
+
+    /// For who is one of many: [`Oom::fd`] was readable, or became so a while ago. If the news are of the group above, those
+    /// that follow are kept back for 100 ms and until this is called again, so call it again some time after each news.
+    pub fn heard(&mut self) {
+        if let Source::V2 { epoll, above: Some(above), .. } = &mut self.source {
+            above.heard(epoll);
         }
     }
 
@@ -96,6 +108,7 @@ impl Oom {
     /// As [`Oom::read`].
     pub fn look(&mut self) -> Result<Option<Kills>> {
         let own = &self.groups[0].0;
+        let counted_above = self.source.above().map(|a| a.counted);
         let (path, text) = match &mut self.source {
             Source::V1 { bells, heard } => {
                 // The kernel rings from the top down, so when ours has rung those above have. It also rings for
@@ -107,7 +120,13 @@ impl Oom {
                 let text = file::get(&path);
                 (path, text)
             }
-            Source::V2 { events, .. } => (own.join("memory.events"), at_start(events)),
+            Source::V2 { events, above, .. } => {
+                let text = match above {
+                    Some(above) => above.around(|| at_start(events)),
+                    None => at_start(events),
+                };
+                (own.join("memory.events"), text)
+            }
         };
         let text = text.map_err(|e| fault("read", &path, e))?;
         let count = |key| file::value(&text, key).and_then(|n| n.parse::<u64>().ok());
@@ -115,10 +134,11 @@ impl Oom {
         let new = total.saturating_sub(std::mem::replace(&mut self.known, total));
         let limit = match &mut self.source {
             Source::V1 { heard, .. } => (new > 0).then(|| topmost(heard, &self.groups)),
-            Source::V2 { counted, .. } => {
+            Source::V2 { counted, above, .. } => {
                 let hierarchy = count("oom").unwrap_or(0);
                 // Counters of others are read only when they matter: a group at its limit says so very often.
-                let changed = new > 0 || hierarchy != counted.hierarchy || counted.local.is_empty();
+                let beside = above.as_ref().map(|a| a.counted) != counted_above;
+                let changed = new > 0 || beside || hierarchy != counted.hierarchy || counted.local.is_empty();
                 changed.then(|| {
                     let local = self.groups.iter().map(|(dir, _)| local_ooms(dir)).collect();
                     let now = Oom2 { hierarchy, local };
@@ -129,6 +149,28 @@ impl Oom {
             }
         };
         Ok(limit.filter(|_| new > 0).map(|limit| Kills { count: new, limit }))
+    }
+
+    /// When [`Oom::look`] has said that the group is gone: the kills that the group above has counted since the last look
+    /// that succeeded. They are ours, or those of another group below it, of a moment ago (longer ago, if news are
+    /// kept back; see [`Oom::heard`]); who asks has to know that a process of ours died as if by such a kill.
+    /// Known only where others remove groups: of a scope of systemd's on version 2.
+    pub fn presumed(&self) -> Option<Kills> {
+        let Source::V2 { counted, above: Some(above), .. } = &self.source else { return None };
+        let now = above.read()?;
+        let count = now.kills.checked_sub(above.counted.kills).filter(|kills| *kills > 0)?;
+        let local: Vec<_> = self.groups.iter().map(|(dir, _)| local_ooms(dir)).collect();
+        let limit = nearest_above(now.ooms > above.counted.ooms, &counted.local, &local, &self.groups);
+        Some(Kills { count, limit })
+    }
+}
+
+impl Source {
+    fn above(&self) -> Option<&Above> {
+        match self {
+            Source::V2 { above, .. } => above.as_ref(),
+            Source::V1 { .. } => None,
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use runtime::cgroup::{BlkioEntry, Hugetlb, MemoryEntry, Pids, Psi, Stats, StatsV1, StatsV2};
+use runtime::cgroup::{BlkioEntry, Hugetlb, Kills, MemoryEntry, Oom, Pids, Psi, Stats, StatsV1, StatsV2};
 use runtime::{Kind, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
@@ -19,13 +19,24 @@ pub fn events(context: &Context<'_>, args: &args::Events) -> Result<()> {
     if args.stats {
         return line("stats", stats(&cgroup.stats()?));
     }
+    // runc's line has no data; whose limit it was is ours.
+    let killed = |kills: &Kills, presumed: bool| {
+        let (whose, group) = (kills.limit.whose(), kills.limit.group());
+        let mut data = json!({"kills": kills.count, "whose": whose, "group": group});
+        if presumed {
+            data["presumed"] = json!(true);
+        }
+        line("oom", data)
+    };
     let mut oom = cgroup.oom()?;
+    let gone = |oom: &Oom| oom.presumed().map_or(Ok(()), |kills| killed(&kills, true));
     let mut next = Instant::now();
     loop {
         if Instant::now() >= next {
             match cgroup.stats() {
                 Ok(now) => line("stats", stats(&now))?,
-                Err(e) if e.kind == Kind::NotFound => return Ok(()),
+                // Which may be news of a kill, too.
+                Err(e) if e.kind == Kind::NotFound => return gone(&oom),
                 Err(e) => return Err(e),
             }
             next += interval;
@@ -35,12 +46,9 @@ pub fn events(context: &Context<'_>, args: &args::Events) -> Result<()> {
         // Interrupted or late, the next turn looks at the clock again.
         let _ = poll(&mut [PollFd::new(&oom.fd(), PollFlags::IN)], Some(&timeout));
         match oom.look() {
-            // runc's line has no data; whose limit it was is ours.
-            Ok(Some(kills)) => {
-                line("oom", json!({"kills": kills.count, "whose": kills.limit.whose(), "group": kills.limit.group()}))?
-            }
+            Ok(Some(kills)) => killed(&kills, false)?,
             Ok(None) => {}
-            Err(e) if e.kind == Kind::NotFound => return Ok(()),
+            Err(e) if e.kind == Kind::NotFound => return gone(&oom),
             Err(e) => return Err(e),
         }
     }

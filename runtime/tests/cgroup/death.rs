@@ -4,11 +4,11 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use runtime::Kind;
-use runtime::cgroup::{Oom, Stats};
+use runtime::cgroup::{Cgroup, Kills, Limit, Oom, Stats, Unit};
 
 use crate::life::{Done, dirs, mkdir, read, start};
 use crate::process::{Process, eventually};
-use crate::{Group, resources};
+use crate::{Group, layout, resources};
 
 fn empty(group: &Group) {
     eventually("empty", || group.0.pids().unwrap().is_empty());
@@ -139,6 +139,50 @@ pub fn out_of_memory() -> Done {
     group.0.remove().unwrap();
     assert_eq!(oom.read().unwrap_err().kind, Kind::NotFound);
     Ok(())
+}
+
+/// As if systemd had made the group, and takes it away as soon as it is empty: what the group above has counted since the
+/// last look is ours, and what a group beside ours did before that is not.
+pub fn out_of_memory_and_gone() -> Done {
+    let limit = |group: &Group| {
+        group.0.apply(&resources(r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#)).unwrap();
+    };
+    let beside = Group::new("beside");
+    limit(&beside);
+    for victim in [true, false] {
+        let group = Group::new("fleeting");
+        limit(&group);
+        let (v1, dir) = group.find("memory").unwrap();
+        let mut record = group.0.record();
+        record.systemd = Some(Unit { name: "fleeting.scope".into(), ..Unit::default() });
+        let mut oom = Cgroup::open(&layout(), &record).unwrap().oom().unwrap();
+        // Heard once, and after a silence again.
+        for _ in 0..2 {
+            eventually("heard", || {
+                assert_eq!(start(&beside, "eat=64").wait(Duration::from_secs(20)), Some(137));
+                let heard = v1 || readable(&oom, Duration::from_millis(50));
+                oom.heard();
+                assert_eq!(oom.look().unwrap(), None);
+                heard
+            });
+        }
+        assert_eq!(oom.presumed(), None);
+        let mut process = start(&group, if victim { "eat=64" } else { "sleep" });
+        if !victim {
+            group.0.kill(libc::SIGKILL).unwrap();
+        }
+        assert_eq!(process.wait(Duration::from_secs(20)), Some(137));
+        group.0.remove().unwrap();
+        assert_eq!(oom.look().unwrap_err().kind, Kind::NotFound);
+        let own = Limit::Own(format!("/{}", dir.strip_prefix(mount(&group)).unwrap().display()));
+        assert_eq!(oom.presumed(), (victim && !v1).then_some(Kills { count: 1, limit: own }));
+    }
+    Ok(())
+}
+
+fn mount(group: &Group) -> std::path::PathBuf {
+    let (_, dir) = group.find("memory").unwrap();
+    group.places().into_iter().find(|p| p.dir() == dir).unwrap().mount
 }
 
 pub fn shrink() -> Done {

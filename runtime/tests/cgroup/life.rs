@@ -16,7 +16,7 @@ pub type Done = Result<(), Failed>;
 /// Adds the tests; on a hybrid host a second time with its version 1 part alone.
 pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
     type Test = (&'static str, fn() -> Done);
-    let all: [Test; 23] = [
+    let all: [Test; 24] = [
         ("create and remove", create_and_remove),
         ("create refuses a group with processes", refuses_taken),
         ("create refuses a frozen group", refuses_frozen),
@@ -36,6 +36,7 @@ pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
         ("remove what the container made", death::remove_deep),
         ("remove a busy group is an error", death::remove_busy),
         ("out of memory", death::out_of_memory),
+        ("out of memory, and the group is gone", death::out_of_memory_and_gone),
         ("shrinking below use", death::shrink),
         ("device rules", devices::rules),
         ("stats are the kernel's numbers", stats),

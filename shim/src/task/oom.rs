@@ -17,7 +17,7 @@ use crate::ready;
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// On version 1 the kernel tells before it kills, and on both it counts before it sends the signal: after these times
-/// we look again.
+/// we look again. Also, after the first we listen again to the group above.
 const ECHO: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
 
 /// After this time a victim has its signal.
@@ -86,16 +86,21 @@ impl Drop for Watch {
 }
 
 impl Owner {
+    /// The bell has rung, or its echo.
+    pub(super) fn oom_bell(&mut self) {
+        if let Some(watch) = &mut self.oom {
+            watch.oom.heard();
+        }
+        self.look_for_oom();
+    }
+
     /// Looks for OOM kills; before an exit is announced this is the last chance to say why.
     pub(super) fn look_for_oom(&mut self) {
         let Some(watch) = &mut self.oom else { return };
         match watch.look() {
             Ok(Some(kills)) => {
-                let (id, count) = (&self.create.id, kills.count);
-                log::warn!("{id}: {count} process(es) killed for want of memory: {}", kills.limit);
-                let alive = self.processes.iter().filter(|(_, p)| p.is_alive()).map(|(who, _)| who.clone());
-                self.inquest.killed(kills, alive);
-                self.feed(Input::Oom);
+                self.inquest.killed(kills.clone(), self.alive());
+                self.tell_of(&kills);
             }
             Ok(None) if self.inquest.is_open() && watch.is_settled() => {
                 let pid = |who: &Who| self.processes.get(who).map_or(0, |p| p.pid);
@@ -105,8 +110,22 @@ impl Owner {
                 }
             }
             Ok(None) => {}
-            Err(_gone) => self.oom = None,
+            Err(_gone) => {
+                if let Some(kills) = watch.oom.presumed() {
+                    self.inquest.presumed(kills, self.alive());
+                }
+                self.oom = None;
+            }
         }
+    }
+
+    fn alive(&self) -> Vec<Who> {
+        self.processes.iter().filter(|(_, p)| p.is_alive()).map(|(who, _)| who.clone()).collect()
+    }
+
+    fn tell_of(&mut self, kills: &Kills) {
+        log::warn!("{}: {} process(es) killed for want of memory: {}", self.create.id, kills.count, kills.limit);
+        self.feed(Input::Oom);
     }
 
     /// Says in the log why a process ended, if it was killed.
@@ -117,6 +136,9 @@ impl Owner {
         }
         let init = self.processes.get(&None).map_or((true, 0), |p| (p.dead, p.pid));
         let cause = self.inquest.verdict(who, end, || init.0 || is_dying(init.1));
+        if let Some(kills) = self.inquest.proven(&cause) {
+            self.tell_of(&kills);
+        }
         let level = match cause {
             Cause::OutOfMemory(_) => log::Level::Warn,
             Cause::Signal { .. } => log::Level::Info,

@@ -188,7 +188,7 @@ impl Owner {
                 }
                 self.feed(who.map_or(Input::Exited(exit), |id| Input::ExecExited(id, exit)));
             }
-            Message::Oom => self.look_for_oom(),
+            Message::Oom => self.oom_bell(),
         }
     }
 

@@ -89,6 +89,17 @@ pub(super) fn nearest(before: &Oom2, now: &Oom2, groups: &[(PathBuf, String)]) -
     }
 }
 
+/// Version 2, when ours is gone and the group above has counted a kill: its own limit, if that counted an "out of memory".
+/// If it counted one of a group below (`below`), that is ours. Else as [`nearest`].
+pub(super) fn nearest_above(below: bool, before: &[u64], now: &[u64], groups: &[(PathBuf, String)]) -> Limit {
+    match (1..groups.len()).find(|level| now.get(*level) > before.get(*level)) {
+        Some(1) => Limit::of(1, &groups[1].1),
+        _ if below => Limit::of(0, &groups[0].1),
+        Some(level) => Limit::of(level, &groups[level].1),
+        None => Limit::Host,
+    }
+}
+
 /// Version 1: the topmost group that heard the last bell.
 pub(super) fn topmost(heard: &[bool], groups: &[(PathBuf, String)]) -> Limit {
     match heard.iter().rposition(|h| *h) {
@@ -119,6 +130,20 @@ mod tests {
             (count(4, [3, 7, 9]), Limit::Host),
         ] {
             assert_eq!(nearest(&before, &now, &groups()), limit, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn version_2_blames_ours_when_it_is_gone_and_no_limit_above_was_hit() {
+        let before = [3, 7, 9];
+        for (below, now, limit) in [
+            (true, [0, 7, 9], Limit::Own("/pods/pod/c".into())),
+            (true, [0, 8, 9], Limit::Parent("/pods/pod".into())),
+            (true, [0, 7, 10], Limit::Own("/pods/pod/c".into())),
+            (false, [0, 7, 10], Limit::Ancestor("/pods".into())),
+            (false, [0, 7, 9], Limit::Host),
+        ] {
+            assert_eq!(nearest_above(below, &before, &now, &groups()), limit, "{below} {now:?}");
         }
     }
 
