@@ -19,6 +19,7 @@ mod stats;
 mod systemd;
 mod tree;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -431,6 +432,24 @@ impl Cgroup {
         let leaf = |place: &Place| rustix::fs::stat(place.dir()).is_ok_and(|stat| stat.st_nlink <= 2);
         let counted = |place: &&Place| place.has("memory") || place.has("pids");
         self.record.v1.iter().filter(counted).chain(&self.record.unified).all(leaf)
+    }
+
+    /// Every line of `memory.stat`, in the kernel's words and units (bytes, but for the counters of pages and events): "5.2
+    /// stat file" in cgroup-v1/memory.rst, "memory.stat" in cgroup-v2.rst. Empty without the memory controller.
+    ///
+    /// # Errors
+    /// The group is gone.
+    pub fn memory_stat(&self) -> Result<BTreeMap<String, u64>> {
+        let Some((_, dir)) = self.record.find("memory") else { return Ok(BTreeMap::new()) };
+        let text = match file::text(&dir.join("memory.stat")) {
+            Err(e) if e.kind == Kind::NotFound && dir.exists() => return Ok(BTreeMap::new()), // not handed down
+            read => read?,
+        };
+        let entry = |line: &str| {
+            let (key, value) = line.split_once(' ')?;
+            Some((key.to_owned(), value.trim().parse().ok()?))
+        };
+        Ok(text.lines().filter_map(entry).collect())
     }
 
     /// A watcher for kills by the kernel for want of memory in this group; arm it before the first process starts.

@@ -10,6 +10,8 @@ mod bench;
 mod exec;
 #[path = "cli/life.rs"]
 mod life;
+#[path = "cli/statistics.rs"]
+mod statistics;
 #[path = "cli/terminal.rs"]
 mod terminal;
 
@@ -49,6 +51,8 @@ const BOTH: &[Test] = &[
 
 /// What is only true of mini, with the reason.
 const OURS: &[Test] = &[
+    // Takes runc along, to compare
+    ("statistics_are_those_of_runc", statistics::as_runc),
     // runc takes "+1" and says nothing of "1:"
     ("exec_users_are_exact", exec::users_are_exact),
     // runc has no plan

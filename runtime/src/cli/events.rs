@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use runtime::cgroup::{BlkioEntry, Hugetlb, Kills, MemoryEntry, Oom, Pids, Psi, Stats, StatsV1, StatsV2};
+use runtime::cgroup::{BlkioEntry, Cgroup, Hugetlb, Kills, MemoryEntry, Oom, Pids, Psi, Stats, StatsV1, StatsV2};
 use runtime::{Kind, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ pub fn events(context: &Context<'_>, args: &args::Events) -> Result<()> {
     let cgroup = context.store.find(&args.id)?.cgroup()?;
     let line = |kind: &str, data: Value| print(&format!("{}\n", json!({"type": kind, "id": args.id, "data": data})));
     if args.stats {
-        return line("stats", stats(&cgroup.stats()?));
+        return line("stats", stats(&cgroup)?);
     }
     // runc's line has no data; whose limit it was is ours.
     let killed = |kills: &Kills, presumed: bool| {
@@ -33,8 +33,8 @@ pub fn events(context: &Context<'_>, args: &args::Events) -> Result<()> {
     let mut next = Instant::now();
     loop {
         if Instant::now() >= next {
-            match cgroup.stats() {
-                Ok(now) => line("stats", stats(&now))?,
+            match stats(&cgroup) {
+                Ok(now) => line("stats", now)?,
                 // Which may be news of a kill, too.
                 Err(e) if e.kind == Kind::NotFound => return gone(&oom),
                 Err(e) => return Err(e),
@@ -54,14 +54,15 @@ pub fn events(context: &Context<'_>, args: &args::Events) -> Result<()> {
     }
 }
 
-fn stats(stats: &Stats) -> Value {
-    match stats {
-        Stats::V1(s) => v1(s),
-        Stats::V2(s) => v2(s),
-    }
+fn stats(cgroup: &Cgroup) -> Result<Value> {
+    let raw = cgroup.memory_stat()?;
+    Ok(match cgroup.stats()? {
+        Stats::V1(s) => v1(&s, &raw),
+        Stats::V2(s) => v2(&s, &raw),
+    })
 }
 
-fn v1(s: &StatsV1) -> Value {
+fn v1(s: &StatsV1, raw: &BTreeMap<String, u64>) -> Value {
     let m = &s.memory;
     json!({
         "cpu": {
@@ -72,8 +73,7 @@ fn v1(s: &StatsV1) -> Value {
         "memory": {
             "cache": m.stat.cache, "usage": memory(&m.usage), "swap": memory(&m.swap),
             "kernel": memory(&m.kernel), "kernelTCP": memory(&m.kernel_tcp),
-            "raw": {"rss": m.stat.rss, "total_rss": m.stat.total_rss, "total_cache": m.stat.total_cache,
-                    "total_inactive_file": m.stat.total_inactive_file, "total_active_file": m.stat.total_active_file},
+            "raw": raw,
             "event_count": {"oom_kill": s.memory_oom_control.oom_kill}
         },
         "pids": pids(&s.pids),
@@ -85,7 +85,7 @@ fn v1(s: &StatsV1) -> Value {
     })
 }
 
-fn v2(s: &StatsV2) -> Value {
+fn v2(s: &StatsV2, raw: &BTreeMap<String, u64>) -> Value {
     let m = &s.memory;
     let nano = |micro: u64| micro.saturating_mul(1000);
     let mut bytes = Vec::new();
@@ -110,8 +110,7 @@ fn v2(s: &StatsV2) -> Value {
             "cache": m.stat.file,
             "usage": {"limit": m.usage_limit, "usage": m.usage, "max": m.max_usage, "failcnt": 0},
             "swap": {"limit": m.swap_limit, "usage": m.swap_usage, "max": m.swap_max_usage, "failcnt": 0},
-            "raw": {"anon": m.stat.anon, "file": m.stat.file, "inactive_file": m.stat.inactive_file,
-                    "active_file": m.stat.active_file, "shmem": m.stat.shmem, "slab": m.stat.slab},
+            "raw": raw,
             "psi": psi(m.psi.as_ref()),
             "event_count": events
         },
