@@ -27,6 +27,8 @@ const TRIPWIRE: &str = "/run/tripwire";
 pub enum Version {
     /// Debian 12's: Task v2, plain address.
     C1_6,
+    /// Debian 13's: Task v2, plain address or JSON.
+    C1_7,
     /// The newer suites': Task v3, plain address or JSON.
     C2_1,
     /// Built from its module: protobuf bootstrap.
@@ -35,13 +37,19 @@ pub enum Version {
 
 impl Version {
     /// All of them, oldest first.
-    pub const ALL: [Version; 3] = [Version::C1_6, Version::C2_1, Version::C2_3];
+    pub const ALL: [Version; 4] = [Version::C1_6, Version::C1_7, Version::C2_1, Version::C2_3];
+
+    /// Whether it is of the first generation: config version 2, CRI as one plugin, Task v2 only.
+    pub fn is_1(self) -> bool {
+        matches!(self, Version::C1_6 | Version::C1_7)
+    }
 }
 
 impl fmt::Display for Version {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         to.write_str(match self {
             Version::C1_6 => "1.6",
+            Version::C1_7 => "1.7",
             Version::C2_1 => "2.1",
             Version::C2_3 => "2.3",
         })
@@ -185,7 +193,7 @@ impl Containerd {
 
     fn configure(&self) -> Outcome {
         let (format, cri, monitor) = match self.version {
-            Version::C1_6 => (2, r#""io.containerd.grpc.v1.cri""#, "internal.v1"),
+            version if version.is_1() => (2, r#""io.containerd.grpc.v1.cri""#, "internal.v1"),
             _ => (
                 3,
                 r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime""#,

@@ -44,7 +44,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Makes a containerd a node: CRI with the handlers, a bridge network, the images in Kubernetes' namespace.
 pub fn prepare(containerd: &Arc<Containerd>) -> Outcome {
     let tables = match containerd.version {
-        Version::C1_6 => tables("io.containerd.grpc.v1.cri", "io.containerd.grpc.v1.cri", containerd)?,
+        version if version.is_1() => tables("io.containerd.grpc.v1.cri", "io.containerd.grpc.v1.cri", containerd)?,
         _ => tables("io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", containerd)?,
     };
     let script =
@@ -67,7 +67,7 @@ pub fn prepare(containerd: &Arc<Containerd>) -> Outcome {
 
 /// The format of config.toml that a version is given.
 pub fn format(version: Version) -> u32 {
-    if version == Version::C1_6 { 2 } else { 3 }
+    if version.is_1() { 2 } else { 3 }
 }
 
 /// Puts the images into Kubernetes' namespace.
@@ -83,12 +83,12 @@ pub fn import(containerd: &Containerd) -> Outcome {
 /// The tables of config.toml: `images` and `runtime` are the plugins' names, one and the same in 1.x.
 fn tables(images: &str, runtime: &str, containerd: &Containerd) -> Outcome<String> {
     let sandbox = match containerd.version {
-        Version::C1_6 => format!("sandbox_image = {PAUSE:?}"),
+        version if version.is_1() => format!("sandbox_image = {PAUSE:?}"),
         _ => format!("[plugins.\"{images}\".pinned_images]\nsandbox = {PAUSE:?}\n[plugins.\"{runtime}\"]"),
     };
     let plugins = crate::containerd::testbed().join("cri/cni");
     let bin = match containerd.version {
-        Version::C1_6 => format!("bin_dir = {plugins:?}"),
+        version if version.is_1() => format!("bin_dir = {plugins:?}"),
         _ => format!("bin_dirs = [{plugins:?}]"),
     };
     // Of 2.0 and newer: an exec sync whose grandchildren keep its pipes is answered after this time.

@@ -31,7 +31,7 @@ impl Node {
         ensure!(containerd.host.command(Some(LIMIT), &[], &["sh", "-c", script]).status()?.success(), "no overlay");
         let format = cri::format(version);
         let pinned = match version {
-            Version::C1_6 => format!(
+            version if version.is_1() => format!(
                 "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = {PAUSE:?}\nrestrict_oom_score_adj = true\n"
             ),
             _ => format!(
@@ -152,7 +152,7 @@ fn life(version: Version) -> Outcome {
     let node = Node::start(version, &imports(), "")?;
     let config = std::fs::read(node.containerd.config())?;
     let (shim, (other, broken)) = (shim()?, other_shims(&node)?);
-    if version == Version::C1_6 {
+    if version.is_1() {
         let refused = node.install("install", &shim)?.failed_with("forgets settings")?;
         ensure!(refused.errors().contains("runtimes.runc.options"), "{}", refused.report());
         return node.assert_clean();
