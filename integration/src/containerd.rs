@@ -86,8 +86,10 @@ impl fmt::Display for Runtime {
 
 /// A running containerd with the image in it.
 pub struct Containerd {
-    /// Its version.
+    /// The version it was started as.
     pub version: Version,
+    /// The version that runs now, or did last.
+    running: Mutex<Version>,
     /// The runtime its tests use; decides what is in its PATH.
     pub runtime: Runtime,
     /// The namespaces it runs in.
@@ -164,6 +166,7 @@ impl Containerd {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let containerd = Containerd {
             version,
+            running: Mutex::new(version),
             runtime,
             host: Host::start()?,
             namespace: format!("mini-test-{}-{number}", std::process::id()),
@@ -192,7 +195,7 @@ impl Containerd {
     }
 
     fn configure(&self) -> Outcome {
-        let (format, cri, monitor) = match self.version {
+        let (format, cri, monitor) = match *Self::lock(&self.running) {
             version if version.is_1() => (2, r#""io.containerd.grpc.v1.cri""#, "internal.v1"),
             _ => (
                 3,
@@ -234,6 +237,11 @@ level = "debug"
         self.restart()
     }
 
+    /// The PATH it has: the runtime under test is found in it.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The file of its configuration.
     pub fn config(&self) -> PathBuf {
         self.directory.path().join("config.toml")
@@ -245,7 +253,7 @@ level = "debug"
 
     fn launch(&self) -> Outcome {
         let log = std::fs::File::options().create(true).append(true).open(self.log())?;
-        let program = testbed().join(format!("c{}/bin/containerd", self.version));
+        let program = testbed().join(format!("c{}/bin/containerd", Self::lock(&self.running)));
         let config = self.directory.path().join("config.toml");
         let (program, config) = (program.display().to_string(), config.display().to_string());
         let env = [("PATH", self.path.as_str()), ("MINI_TRIPWIRE", TRIPWIRE)];
@@ -314,9 +322,23 @@ level = "debug"
         self.launch()
     }
 
+    /// Kills it and starts another version with the same root, state and runtime; from then on clients are that version's
+    /// too.
+    pub fn replace_by(&self, version: Version) -> Outcome {
+        self.kill()?;
+        self.start_as(version)
+    }
+
+    /// The same after [`Containerd::kill`].
+    pub fn start_as(&self, version: Version) -> Outcome {
+        *Self::lock(&self.running) = version;
+        self.configure()?;
+        self.launch()
+    }
+
     /// A call of ctr in the tests' namespace, not started.
     pub fn command(&self, limit: Option<Duration>, arguments: &[&str]) -> Command {
-        let ctr = testbed().join(format!("c{}/bin/ctr", self.version)).display().to_string();
+        let ctr = testbed().join(format!("c{}/bin/ctr", Self::lock(&self.running))).display().to_string();
         let mut argv = vec![ctr.as_str(), "--namespace", &self.namespace];
         argv.extend(arguments);
         self.host.command(limit, &[("CONTAINERD_ADDRESS", SOCKET)], &argv)

@@ -29,11 +29,11 @@ impl Residue {
             lines.retain(|line| !line.starts_with("file /run/containerd/s/"));
         }
         for (_, argv) in host.processes()? {
-            // Clients come and go with the tests; shims and containers' processes are what counts.
+            // Clients come and go with the tests, and one containerd replaces another; shims and containers' processes are what counts.
             let program = argv[0].rsplit('/').next().unwrap_or_default();
             if !matches!(
                 program,
-                "nsenter" | "timeout" | "env" | "ctr" | "docker" | "docker-compose" | "cri" | "crictl"
+                "nsenter" | "timeout" | "env" | "containerd" | "ctr" | "docker" | "docker-compose" | "cri" | "crictl"
             ) {
                 lines.insert(format!("process {}", argv.join(" ")));
             }
@@ -132,7 +132,9 @@ fn walk(root: &Path, directory: &Path, lines: &mut BTreeSet<String>) {
         // killed leaves its network socket, nerdctl keeps a directory per namespace. A directory that only groups others (per
         // namespace) stays, with any runtime.
         let others = ["containerd/fifo", "containerd/runc", "tripwire", "docker/libnetwork", "nerdctl"];
-        let kept = others.iter().any(|skip| shown.starts_with(skip));
+        // What containerd's plugins keep for themselves differs by its version; the one directory of tasks is a shim's too.
+        let of_plugins = shown.starts_with("containerd/io.containerd.") && !shown.contains(".runtime.v2.task");
+        let kept = of_plugins || others.iter().any(|skip| shown.starts_with(skip));
         let grouping = ["containerd/s", "containerd/io.containerd.runtime.v2.task"].contains(&shown.as_str())
             || path.parent().is_some_and(|parent| parent.ends_with("io.containerd.runtime.v2.task"));
         if kept {
