@@ -71,8 +71,10 @@ fn terminal(bed: &Bed) -> Outcome {
     terminal.wait_for("# ", LIMIT)?;
     terminal.send("tty; test -t 0 && test -t 1 && test -t 2 && echo on a terminal\n")?;
     terminal.wait_for("/dev/pts/0\non a terminal\n", LIMIT)?;
-    terminal.resize(21, 43)?;
     eventually(LIMIT, || {
+        // ctr listens to SIGWINCH only some time after the start, and the kernel sends it for a change only.
+        terminal.resize(21, 42)?;
+        terminal.resize(21, 43)?;
         terminal.send("stty size\n")?;
         terminal.wait_for("21 43\n", std::time::Duration::from_millis(500))
     })?;

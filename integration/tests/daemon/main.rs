@@ -1,11 +1,15 @@
 //! containerd itself: replaced by another version, two of them side by side, its clients' rarer calls.
 
+mod client;
 mod image;
 mod record;
 mod several;
 mod upgrade;
 mod verbs;
 
+use client::{
+    library_cancels, library_copies, library_deletes_what_never_ran, library_kills, library_reattaches, library_waits,
+};
 use image::{many_layers, snapshots_with_mapped_owners};
 use integration::{cases, suite};
 use record::record_of_another_form;
@@ -16,7 +20,18 @@ use verbs::{checkpoint_is_refused, shim_commands, shims_log_at_containerds_level
 fn main() {
     suite::run_with(
         "daemon",
-        cases![many_layers, snapshots_with_mapped_owners, checkpoint_is_refused, shim_commands,],
+        cases![
+            library_copies,
+            library_waits,
+            library_cancels,
+            library_kills,
+            library_deletes_what_never_ran,
+            library_reattaches,
+            many_layers,
+            snapshots_with_mapped_owners,
+            checkpoint_is_refused,
+            shim_commands,
+        ],
         cases![
             containers_run_on_under_another_version,
             exit_during_the_upgrade_is_reported,
