@@ -458,12 +458,23 @@ impl Pod<'_, '_> {
         Ok(self.cri.call("ContainerStatus", json!({ "container_id": id }))?["status"].clone())
     }
 
-    /// Waits until a container has exited; returns its status.
+    /// Waits until a container has exited and its log is complete; returns its status.
+    ///
+    /// CRI's writer of the log is a goroutine that nobody waits for: the status is there before the last lines are.
     pub fn wait_exited(&self, id: &str) -> Outcome<Value> {
-        crate::eventually(LIMIT, || {
+        let status = crate::eventually(LIMIT, || {
             let status = self.status(id)?;
             ensure!(status["state"] == "CONTAINER_EXITED", "the container has not exited: {status}");
             Ok(status)
+        })?;
+        // With its dot, and whatever the rotation has put behind it.
+        let log = status["log_path"].as_str().unwrap_or_default().trim_end_matches("log");
+        ensure!(!log.is_empty(), "no log: {status}");
+        crate::eventually(LIMIT, || {
+            let containerd = &self.cri.bed.containerd;
+            let open = residue::descriptors(containerd, containerd.pid()?)?;
+            ensure!(!open.iter().any(|file| file.contains(log)), "containerd still writes {log}log");
+            Ok(status.clone())
         })
     }
 
