@@ -121,10 +121,13 @@ fn pause_and_resume(bed: &Bed) -> Outcome {
     grows(0)?;
     bed.ctr(&["task", "pause", &id])?.ok()?;
     bed.wait_status(&id, "PAUSED")?;
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    let paused = size();
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    ensure!(size() == paused, "a paused container goes on writing");
+    // What it wrote before may still be on its way to the file.
+    let paused = eventually(LIMIT, || {
+        let paused = size();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        ensure!(size() == paused, "a paused container goes on writing");
+        Ok(paused)
+    })?;
     bed.ctr(&["task", "resume", &id])?.ok()?;
     bed.wait_status(&id, "RUNNING")?;
     grows(paused)

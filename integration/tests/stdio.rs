@@ -182,10 +182,12 @@ fn attach(bed: &Bed) -> Outcome {
     let first = bed.containerd.ctr_start(LIMIT, &["task", "start", "--detach", &id])?;
     bed.wait_status(&id, "RUNNING")?;
     let mut second = bed.containerd.ctr_start(LIMIT, &["task", "attach", &id])?;
-    std::thread::sleep(Duration::from_millis(500));
     second.write(b"through attach\n")?;
+    eventually(LIMIT, || {
+        ensure!(second.has_said("through attach\n"), "nothing comes back");
+        Ok(())
+    })?;
     drop(second.take_stdin());
-    std::thread::sleep(Duration::from_millis(500));
     bed.ctr(&["task", "kill", "--signal", "KILL", &id])?.ok()?;
     let output = second.wait()?;
     ensure!(output.text() == "through attach\n", "{}", output.report());
