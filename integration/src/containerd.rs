@@ -237,6 +237,13 @@ level = "debug"
         self.restart()
     }
 
+    /// Starts another version with CRI after [`Containerd::kill`]; the tables of its config are in the format of that number.
+    pub fn start_with_cri(&self, version: Version, format: u32, tables: &str) -> Outcome {
+        *Self::lock(&self.running) = version;
+        self.write_config(format, "", "", tables)?;
+        self.launch()
+    }
+
     /// The PATH it has: the runtime under test is found in it.
     pub fn path(&self) -> &str {
         &self.path

@@ -43,10 +43,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Makes a containerd a node: CRI with the handlers, a bridge network, the images in Kubernetes' namespace.
 pub fn prepare(containerd: &Arc<Containerd>) -> Outcome {
-    let tables = match containerd.version {
-        version if version.is_1() => tables("io.containerd.grpc.v1.cri", "io.containerd.grpc.v1.cri", containerd)?,
-        _ => tables("io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", containerd)?,
-    };
+    set_up(containerd, &[], "")?;
+    // What a first pod makes and every later one uses: the bridge, directories.
+    let warm = Bed::new(containerd.clone(), "warm-up");
+    with(&warm, |cri| cri.pod(json!({}))?.output("one", "true", json!({})).map(drop))?;
+    containerd.note_before()
+}
+
+/// The same up to the images, with more plugins behind the bridge and more tables in containerd's configuration.
+pub fn set_up(containerd: &Containerd, plugins: &[Value], more: &str) -> Outcome {
+    let tables = tables(containerd, containerd.version)?;
     let script =
         "mkdir -p \"$0\" && mount -t tmpfs tmpfs \"$0\" && mkdir \"$0/net.d\" && cat >\"$0/net.d/bridge.conflist\"";
     let mut setup = client::start(
@@ -54,20 +60,22 @@ pub fn prepare(containerd: &Arc<Containerd>) -> Outcome {
         "setup of CNI".to_owned(),
         LIMIT,
     )?;
-    setup.write(network().to_string().as_bytes())?;
+    setup.write(network(plugins).to_string().as_bytes())?;
     drop(setup.take_stdin());
     setup.wait()?.ok()?;
-    containerd.restart_with_cri(format(containerd.version), "", &tables)?;
-    import(containerd)?;
-    // What a first pod makes and every later one uses: the bridge, directories.
-    let warm = Bed::new(containerd.clone(), "warm-up");
-    with(&warm, |cri| cri.pod(json!({}))?.output("one", "true", json!({})).map(drop))?;
-    containerd.note_before()
+    containerd.restart_with_cri(format(containerd.version), "", &(tables + more))?;
+    import(containerd)
 }
 
 /// The format of config.toml that a version is given.
 pub fn format(version: Version) -> u32 {
     if version.is_1() { 2 } else { 3 }
+}
+
+/// Kills the containerd of a node and starts another version in its place, configured for it.
+pub fn replace_by(containerd: &Containerd, version: Version) -> Outcome {
+    containerd.kill()?;
+    containerd.start_with_cri(version, format(version), &tables(containerd, version)?)
 }
 
 /// Puts the images into Kubernetes' namespace.
@@ -80,19 +88,24 @@ pub fn import(containerd: &Containerd) -> Outcome {
     Ok(())
 }
 
-/// The tables of config.toml: `images` and `runtime` are the plugins' names, one and the same in 1.x.
-fn tables(images: &str, runtime: &str, containerd: &Containerd) -> Outcome<String> {
-    let sandbox = match containerd.version {
+/// The tables of config.toml for a version.
+fn tables(containerd: &Containerd, version: Version) -> Outcome<String> {
+    // One plugin in 1.x.
+    let (images, runtime) = match version {
+        version if version.is_1() => ("io.containerd.grpc.v1.cri", "io.containerd.grpc.v1.cri"),
+        _ => ("io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"),
+    };
+    let sandbox = match version {
         version if version.is_1() => format!("sandbox_image = {PAUSE:?}"),
         _ => format!("[plugins.\"{images}\".pinned_images]\nsandbox = {PAUSE:?}\n[plugins.\"{runtime}\"]"),
     };
     let plugins = crate::containerd::testbed().join("cri/cni");
-    let bin = match containerd.version {
+    let bin = match version {
         version if version.is_1() => format!("bin_dir = {plugins:?}"),
         _ => format!("bin_dirs = [{plugins:?}]"),
     };
     // Of 2.0 and newer: an exec sync whose grandchildren keep its pipes is answered after this time.
-    let drain = if containerd.version == Version::C1_6 { "" } else { "drain_exec_sync_io_timeout = \"2s\"" };
+    let drain = if version == Version::C1_6 { "" } else { "drain_exec_sync_io_timeout = \"2s\"" };
     let shim = crate::containerd::bin_dir()?.join("containerd-shim-mini-v2");
     let default = handler(containerd.runtime);
     // This root may lack CAP_SYS_RESOURCE, as in nested containers: then no score can be lowered.
@@ -127,11 +140,12 @@ default_runtime_name = "{default}"
     Ok(text)
 }
 
-fn network() -> Value {
+fn network(more: &[Value]) -> Value {
     let ipam = json!({ "type": "host-local", "dataDir": format!("{CNI}/ipam"),
         "ranges": [[{ "subnet": "10.88.0.0/16" }]], "routes": [{ "dst": "0.0.0.0/0" }] });
-    json!({ "cniVersion": "0.4.0", "name": "bridge",
-        "plugins": [{ "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": ipam }, { "type": "loopback" }] })
+    let bridge = json!({ "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": ipam });
+    let plugins: Vec<Value> = [bridge, json!({ "type": "loopback" })].into_iter().chain(more.iter().cloned()).collect();
+    json!({ "cniVersion": "0.4.0", "name": "bridge", "plugins": plugins })
 }
 
 /// The handler that tests use where they do not say another.

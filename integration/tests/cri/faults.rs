@@ -23,12 +23,12 @@ pub const CASES: &[Case] = cases![
 ];
 
 /// A node of the test's own.
-fn on_node(bed: &Bed, test: impl FnOnce(&Cri) -> Outcome) -> Outcome {
+pub fn on_node(bed: &Bed, test: impl FnOnce(&Cri) -> Outcome) -> Outcome {
     cri::prepare(&bed.containerd)?;
     with(bed, test)
 }
 
-fn gone(bed: &Bed, pid: u32, what: &str) -> Outcome {
+pub fn gone(bed: &Bed, pid: u32, what: &str) -> Outcome {
     eventually(LIMIT, || {
         ensure!(!bed.containerd.host.lives(pid), "{what} ({pid}) lives");
         Ok(())

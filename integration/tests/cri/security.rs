@@ -19,6 +19,7 @@ pub const CASES: &[Case] = cases![
     masked_and_unmasked_proc,
     sysctls,
     volumes,
+    image_volumes,
     recursively_read_only_volumes,
     propagation_of_mounts,
     user_namespaces,
@@ -194,7 +195,7 @@ fn sysctls(bed: &Bed) -> Outcome {
         // As the kubelet asks for it in every container.
         let log = pod.output("one", script, secured(json!({ "readonly_paths": ["/proc/sys"] })))?;
         // The last is CRI's own default (enable_unprivileged_ports), since 2.0.
-        let ports = if bed.version() == integration::Version::C1_6 { "1024" } else { "0" };
+        let ports = if bed.version().is_1() { "1024" } else { "0" };
         ensure!(log == format!("20000\t30000\n1\n250\t32000\t32\t128\n{ports}\nread-only\n"), "{log:?}");
         let config = cri.pod_config(json!({ "linux": { "sysctls": { "kernel.panic": "1" } } }))?;
         cri.group_of(&config);
@@ -217,6 +218,24 @@ fn volumes(bed: &Bed) -> Outcome {
         let log = pod.output("one", script, json!({ "mounts": mounts }))?;
         ensure!(log.starts_with("from outside\nfrom outside\n") && log.ends_with("refused\n"), "{log}");
         ensure!(std::fs::read_to_string(volume.join("back"))? == "inside\n", "nothing was written");
+        Ok(())
+    })
+}
+
+fn image_volumes(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        // An image as a volume: read only, and without being run.
+        let volume = json!({ "container_path": "/volume", "readonly": true, "image": { "image": integration::containerd::IMAGE } });
+        let script = "cat /volume/etc/image-name; touch /volume/x || echo refused; test /volume/bin/sh -ef /bin/sh || echo another file";
+        let log = pod.output("one", script, json!({ "mounts": [volume] }))?;
+        ensure!(
+            log.starts_with("mini-busybox\n") && log.ends_with("Read-only file system\nrefused\nanother file\n"),
+            "{log}"
+        );
+        let two = pod.run("two", SLEEPER, json!({ "mounts": [volume] }))?;
+        let seen = pod.exec(&two, "cat /volume/etc/image-name")?.ok()?;
+        ensure!(seen == "mini-busybox\n", "{seen}");
         Ok(())
     })
 }

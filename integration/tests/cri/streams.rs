@@ -11,6 +11,7 @@ use crate::pods::SLEEPER;
 pub const CASES: &[Case] = cases![
     exec_sync_keeps_streams_apart,
     exec_sync_with_much_output,
+    exec_sync_with_more_than_is_kept,
     exec_sync_over_its_time_leaves_nothing,
     exec_sync_with_a_grandchild_that_keeps_the_pipe,
     probes,
@@ -24,6 +25,7 @@ pub const CASES: &[Case] = cases![
     logs_of_short_lives,
     logs_followed,
     logs_rotated,
+    log_that_cannot_be_written,
 ];
 
 /// Processes on the containerd's host that have the word among their arguments.
@@ -55,6 +57,20 @@ fn exec_sync_with_much_output(bed: &Bed) -> Outcome {
         let done = pod.exec(&id, "yes 0123456789abcde | head -c 4194304")?.ok()?;
         ensure!(done.len() == 4 << 20, "{} bytes of 4 MiB came", done.len());
         ensure!(done.lines().all(|line| line == "0123456789abcde"), "the bytes were mixed");
+        Ok(())
+    })
+}
+
+fn exec_sync_with_more_than_is_kept(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let id = pod.run("one", SLEEPER, json!({}))?;
+        // CRI keeps 16 MiB of each stream, the kubelet takes no longer message: the process has to come to its end all the same.
+        let request =
+            json!({ "container_id": id, "cmd": ["sh", "-c", "head -c 20971520 /dev/zero; echo ended >/tmp/ended"] });
+        cri.refused("ExecSync", request, "ResourceExhausted")?;
+        let done = pod.exec(&id, "cat /tmp/ended")?;
+        ensure!(done.stdout == "ended\n", "{}", done.report());
         Ok(())
     })
 }
@@ -327,6 +343,26 @@ fn logs_rotated(bed: &Bed) -> Outcome {
         all += &pod.log("one")?;
         check_counted(&all)?;
         cri.refused("ReopenContainerLog", json!({ "container_id": id }), "not running")
+    })
+}
+
+fn log_that_cannot_be_written(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        std::fs::create_dir(pod.log_file("one"))?;
+        let id = pod.create("one", SLEEPER, json!({}))?;
+        cri.refused("StartContainer", json!({ "container_id": id }), "is a directory")?;
+        let status = pod.status(&id)?;
+        ensure!(status["state"] == "CONTAINER_EXITED" && status["reason"] == "StartError", "{status}");
+        cri.call("RemoveContainer", json!({ "container_id": id }))?;
+        cri.assert_nothing_of(&[id])?;
+        // Without any log, and beside the failed one.
+        let mute = pod.run("mute", "echo nobody hears; exit 3", json!({ "log_path": "" }))?;
+        eventually(LIMIT, || {
+            let status = pod.status(&mute)?;
+            ensure!(status["state"] == "CONTAINER_EXITED" && status["exit_code"] == 3, "{status}");
+            Ok(())
+        })
     })
 }
 
