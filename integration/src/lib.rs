@@ -12,6 +12,7 @@ pub mod docker;
 pub mod events;
 pub mod host;
 pub mod nerdctl;
+pub mod page;
 pub mod pty;
 pub mod residue;
 pub mod suite;
@@ -20,6 +21,7 @@ pub use bed::Bed;
 pub use client::Output;
 pub use containerd::{Containerd, Runtime, Version, bin_dir};
 pub use docker::Docker;
+pub use host::Host;
 pub use suite::Case;
 
 /// What a test or a step of the harness answers; any error that can be shown will do.

@@ -1,0 +1,120 @@
+//! `deploy/` and the pages about it: the installer on nodes of every config version, by hand and as the DaemonSet runs it, with the
+//! binary, the drop-in and their undoing; the measurement of a pod's overhead.
+
+mod node;
+mod whole;
+
+use integration::containerd::LIMIT;
+use integration::{Outcome, Version, bin_dir, ensure, eventually};
+use libtest_mimic::{Arguments, Trial};
+use node::{DROP_IN, Node};
+
+/// The binary to install.
+pub fn shim() -> Outcome<String> {
+    Ok(bin_dir()?.join("containerd-shim-mini-v2").display().to_string())
+}
+
+/// Another build of the same program, and one that is none.
+fn other_shims(node: &Node) -> Outcome<(String, String)> {
+    let mut bytes = std::fs::read(shim()?)?;
+    bytes.extend(b"another build");
+    for (name, bytes) in [("other", bytes), ("broken", b"#!/bin/sh\nexit 1\n".to_vec())] {
+        let path = node.containerd.host.path(format!("/run/{name}"));
+        std::fs::write(&path, bytes)?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    Ok(("/run/other".to_owned(), "/run/broken".to_owned()))
+}
+
+fn imports() -> String {
+    format!("imports = [\"{}\"]", DROP_IN.replace("mini.toml", "*.toml"))
+}
+
+fn life(version: Version) -> Outcome {
+    // 1.x takes a drop-in's CRI table for all of it; there only an unset one can be added to.
+    let node = Node::start(version, &imports(), "")?;
+    let config = std::fs::read(node.containerd.config())?;
+    let (shim, (other, broken)) = (shim()?, other_shims(&node)?);
+    if version.is_1() {
+        let refused = node.install("install", &shim)?.failed_with("forgets settings")?;
+        ensure!(refused.errors().contains("runtimes.runc.options"), "{}", refused.report());
+        return node.assert_clean();
+    }
+    node.install("install", &broken)?.failed_with("was taken back")?;
+    node.assert_clean()?;
+    node.install("install", &shim)?.ok()?;
+    let first = node.version()?;
+    let pod = node.pod()?;
+    node.install("install", &shim)?.ok()?;
+    ensure!(node.version()? == first, "the same binary got another version");
+    node.install("install", &other)?.ok()?;
+    let second = node.version()?;
+    ensure!(second != first, "another binary got the same version");
+    node.install("install", &broken)?.failed_with("was taken back")?;
+    ensure!(node.version()? == second, "after a broken one: {}", node.version()?);
+    node.install("rollback", &shim)?.ok()?;
+    ensure!(node.version()? == first, "after the rollback: {}", node.version()?);
+    node.install("status", &shim)?.ok()?.says(&format!("version: {first}\nbefore: {second}\n"))?;
+    // The pod has lived through all of it.
+    node.crictl(&["inspectp", &pod])?.ok()?.says("SANDBOX_READY")?;
+    node.install("uninstall", &shim)?.failed_with("run on mini")?;
+    node.crictl(&["stopp", &pod])?.ok()?;
+    node.crictl(&["rmp", &pod])?.ok()?;
+    eventually(LIMIT, || node.install("uninstall", &shim)?.ok().map(drop))?;
+    node.assert_clean()?;
+    node.crictl(&["runp", "--runtime", "mini", "/run/pod.json"])?.failed_with("mini")?;
+    ensure!(std::fs::read(node.containerd.config())? == config, "config.toml was changed");
+    Ok(())
+}
+
+fn life_1_6() -> Outcome {
+    life(Version::C1_6)
+}
+
+fn life_2_1() -> Outcome {
+    life(Version::C2_1)
+}
+
+fn life_2_3() -> Outcome {
+    life(Version::C2_3)
+}
+
+fn config_that_imports_nothing() -> Outcome {
+    let node = Node::start(Version::C2_1, "", "")?;
+    node.install("install", &shim()?)?.failed_with("does not import")?;
+    node.assert_clean()
+}
+
+fn overhead_is_measured() -> Outcome {
+    let node = Node::start(Version::C2_1, &imports(), "")?;
+    node.install("install", &shim()?)?.ok()?;
+    let measure = |handler: &str| -> Outcome<u64> {
+        let output = node.deploy("overhead", &[handler, "10"], "")?.ok()?;
+        print!("{}", output.text());
+        let each = output.text().split(" = ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        Ok(each.ok_or_else(|| output.report())?)
+    };
+    let (mini, runc) = (measure("mini")?, measure("runc")?);
+    ensure!(mini > 0 && mini < runc, "a pod on mini costs {mini} KiB, on runc {runc} KiB");
+    eventually(LIMIT, || node.install("uninstall", &shim()?)?.ok().map(drop))?;
+    node.assert_clean()
+}
+
+/// A test and its name.
+type Case = (&'static str, fn() -> Outcome);
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let cases: [Case; 8] = [
+        ("life_1_6", life_1_6),
+        ("life_2_1", life_2_1),
+        ("life_2_3", life_2_3),
+        ("config_that_imports_nothing", config_that_imports_nothing),
+        ("overhead_is_measured", overhead_is_measured),
+        ("page_kubernetes", whole::page_kubernetes),
+        ("page_migration", whole::page_migration),
+        ("daemon_set", whole::daemon_set),
+    ];
+    let trials = cases.into_iter().map(|(name, run)| Trial::test(format!("deploy::{name}"), run)).collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
