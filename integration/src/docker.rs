@@ -7,6 +7,8 @@ use crate::containerd::{LIMIT, testbed};
 use crate::pty::Pty;
 use crate::{Bed, Containerd, Outcome, Output, Runtime, bin_dir, client, ensure, eventually, residue};
 use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -224,6 +226,19 @@ impl Docker {
         let (cli, path) = (cli.display().to_string(), format!("{}:{}:{PATH}", bin.display(), programs.display()));
         let own = [("PATH", path.as_str()), ("DOCKER_HOST", SOCKET), ("DOCKER_CONFIG", &cli), ("TERM", "xterm")];
         self.containerd.host.command(Some(LIMIT), &[&own, env].concat(), argv)
+    }
+
+    /// The answer of dockerd's API to a GET, as JSON: the client rounds numbers.
+    pub fn api(&self, path: &str) -> Outcome<Value> {
+        let mut socket = UnixStream::connect(self.containerd.host.path("/run/docker.sock"))?;
+        socket.set_read_timeout(Some(LIMIT))?;
+        // With 1.0 the answer ends with the connection, and comes in one piece.
+        write!(socket, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP")?;
+        ensure!(head.contains(" 200 OK"), "GET {path}: {answer}");
+        Ok(serde_json::from_str(body)?)
     }
 
     /// Starts the client.

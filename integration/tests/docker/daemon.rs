@@ -124,6 +124,60 @@ pub fn live_restore(docker: &Docker) -> Outcome {
     Ok(())
 }
 
+/// Containers that end while dockerd is away with live-restore: what is to be removed is, what is to begin again does.
+pub fn ends_while_dockerd_is_away(docker: &Docker) -> Outcome {
+    docker.start(&json!({ "live-restore": true }))?;
+    let removed = docker.sleeper(&["--rm"])?;
+    let again = docker.sleeper(&["--restart", "always"])?;
+    let kept = docker.sleeper(&["--restart", "on-failure:2"])?;
+    let (id, pid) = (docker.full_id(&removed)?, docker.pid(&again)?);
+    let pids = [docker.pid(&removed)?, pid, docker.pid(&kept)?];
+    docker.kill("KILL")?;
+    for pid in pids {
+        docker.containerd.host.kill(pid, "KILL")?;
+    }
+    eventually(LIMIT, || {
+        ensure!(!pids.iter().any(|pid| docker.containerd.host.lives(*pid)), "the containers do not end");
+        Ok(())
+    })?;
+    docker.launch()?;
+    for name in [&again, &kept] {
+        eventually(LIMIT, || docker.exec(&[], name, "echo a new life")?.ok()?.says("a new life\n").map(drop))?;
+        ensure!(!pids.contains(&docker.pid(name)?), "{name} is the same process");
+    }
+    eventually(LIMIT, || docker.docker(&["inspect", &removed])?.failed_with("No such object").map(drop))?;
+    integration::residue::assert_none_of(&docker.containerd, &id, LIMIT)?;
+    docker.docker(&["stop", "--time", "0", &again, &kept])?.ok()?;
+    ensure!(docker.inspect(&again, "{{.State.Status}}")? == "exited", "it did not stay stopped");
+    Ok(())
+}
+
+/// Without live-restore dockerd stops what runs, and starts it again as its policy has it.
+pub fn policies_at_a_restart_of_dockerd(docker: &Docker) -> Outcome {
+    docker.start(&json!({ "shutdown-timeout": 5 }))?;
+    let policies = ["always", "unless-stopped", "on-failure", "no"];
+    let running =
+        policies.map(|policy| docker.sleeper(&["--restart", policy])).into_iter().collect::<Outcome<Vec<_>>>()?;
+    let stopped = ["always", "unless-stopped"].map(|policy| docker.sleeper(&["--restart", policy]));
+    let stopped = stopped.into_iter().collect::<Outcome<Vec<_>>>()?;
+    for id in &stopped {
+        docker.docker(&["stop", "--time", "0", id])?.ok()?;
+    }
+    docker.kill("TERM")?;
+    docker.launch()?;
+    for (id, state) in [
+        (&running[0], "running"),
+        (&running[1], "running"),
+        (&running[3], "exited"),
+        (&stopped[0], "running"),
+        (&stopped[1], "exited"),
+    ] {
+        docker.wait_for(id, "{{.State.Status}}", state)?;
+    }
+    docker.exec(&[], &running[0], "echo again")?.ok()?.says("again\n")?;
+    Ok(())
+}
+
 pub fn user_namespaces(docker: &Docker) -> Outcome {
     // The machine's files stay as they are: these lie on top of them in dockerd's host only.
     let directory = docker.directory("ids")?;

@@ -59,6 +59,31 @@ pub fn namespaces_of_another_container(docker: &Docker) -> Outcome {
     Ok(())
 }
 
+pub fn kinds_of_ipc_and_uts(docker: &Docker) -> Outcome {
+    // The machine's own, so the name has to be nobody else's.
+    let shm = docker.containerd.host.path("/dev/shm").join(&docker.containerd.namespace);
+    std::fs::write(&shm, "of the host\n")?;
+    let inside = format!("/dev/shm/{}", shm.file_name().unwrap_or_default().to_string_lossy());
+    let of_host = docker.run(&["--ipc", "host"], &["cat", &inside])?;
+    std::fs::remove_file(&shm)?;
+    of_host.ok()?.says("of the host\n")?;
+    docker.run(&["--ipc", "private"], &["test", "-e", &inside])?.exited(1)?;
+    let private = docker.sleeper(&["--ipc", "private"])?;
+    let join = format!("container:{private}");
+    docker.run(&["--ipc", &join], &["true"])?.exited(125)?.failed_with("non-shareable IPC")?;
+    docker.sh(&["--ipc", "none"], "grep ' /dev/shm ' /proc/self/mountinfo")?.exited(1)?;
+    // A queue of one is seen by who joins it, and by nobody else.
+    let shareable = docker.sleeper(&["--ipc", "shareable"])?;
+    docker.exec(&[], &shareable, "touch /dev/mqueue/queue")?.ok()?;
+    let join = format!("container:{shareable}");
+    docker.run(&["--ipc", &join], &["test", "-e", "/dev/mqueue/queue"])?.ok()?;
+    docker.run(&[], &["test", "-e", "/dev/mqueue/queue"])?.exited(1)?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
+    docker.run(&["--uts", "host"], &["hostname"])?.ok()?.says(&host)?;
+    docker.run(&["--domainname", "of.a.test"], &["cat", "/proc/sys/kernel/domainname"])?.ok()?.says("of.a.test\n")?;
+    Ok(())
+}
+
 pub fn hostname_and_files_of_docker(docker: &Docker) -> Outcome {
     let flags = ["--network", "bridge", "--hostname", "box", "--add-host", "far:10.9.8.7", "--dns", "10.1.2.3"];
     let output = docker.sh(&flags, "hostname; cat /etc/hosts /etc/resolv.conf; cat /etc/hostname")?.ok()?;

@@ -53,17 +53,39 @@ pub fn since_and_until(docker: &Docker) -> Outcome {
     Ok(())
 }
 
-/// Lives of some milliseconds: each line of each is there.
+/// Followers that begin late: with the last lines only, or with what came since a time.
+pub fn follow_from_a_point(docker: &Docker) -> Outcome {
+    let script = "for i in 1 2 3; do echo line $i; done; read x; echo line 4";
+    let id = docker.detached(&["--interactive"], &["sh", "-c", script])?;
+    let text = eventually(LIMIT, || docker.docker(&["logs", "--timestamps", &id])?.ok()?.says("line 3"))?.text();
+    let third = text.lines().last().and_then(|line| line.split(' ').next()).ok_or("no time")?;
+    let tail = docker.client(&["logs", "--follow", "--tail", "2", &id])?;
+    let none = docker.client(&["logs", "--follow", "-n", "0", &id])?;
+    let since = docker.client(&["logs", "--follow", "--since", third, &id])?;
+    tail.wait_for("line 2\nline 3\n")?;
+    since.wait_for("line 3\n")?;
+    let mut writer = docker.client(&["attach", &id])?;
+    writer.write(b"\n")?;
+    let none = none.wait()?.ok()?;
+    // It may have begun when all was said.
+    ensure!(["", "line 4\n"].contains(&none.text().as_str()), "{}", none.report());
+    for (follower, expected) in [(tail, "line 2\nline 3\nline 4\n"), (since, "line 3\nline 4\n")] {
+        let output = follower.wait()?.ok()?;
+        ensure!(output.text() == expected, "{}", output.report());
+    }
+    writer.wait()?.ok()?;
+    Ok(())
+}
+
+/// Lives of some milliseconds: each line of each is there. `MINI_SOAK_LIVES` says how many, where it is set.
 pub fn nothing_lost_of_short_lives(docker: &Docker) -> Outcome {
     const WIDTH: usize = 4;
     const BATCH: usize = 20;
-    let soak = std::env::var_os("MINI_SOAK").is_some();
-    let batches = if soak {
-        500
-    } else if docker.on_mini() {
-        10
-    } else {
-        2
+    let batches = match std::env::var("MINI_SOAK_LIVES") {
+        Ok(lives) => lives.parse::<usize>()?.div_ceil(BATCH),
+        Err(_) if std::env::var_os("MINI_SOAK").is_some() => 500,
+        Err(_) if docker.on_mini() => 10,
+        Err(_) => 2,
     };
     let next = AtomicUsize::new(0);
     let batch = |first: usize| -> Outcome {
@@ -84,7 +106,8 @@ pub fn nothing_lost_of_short_lives(docker: &Docker) -> Outcome {
         docker.docker(&[&["rm"], ids.as_slice()].concat())?.ok()?;
         Ok(())
     };
-    std::thread::scope(|scope| {
+    let done = AtomicUsize::new(0);
+    let outcome = std::thread::scope(|scope| {
         let work = || {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -92,11 +115,14 @@ pub fn nothing_lost_of_short_lives(docker: &Docker) -> Outcome {
                     return Ok(());
                 }
                 batch(number * BATCH)?;
+                done.fetch_add(BATCH, Ordering::Relaxed);
             }
         };
         let workers: Vec<_> = (0..WIDTH).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker panicked")?)
-    })
+    });
+    println!("{} lives, each line of each in its log", done.into_inner());
+    outcome
 }
 
 pub fn much_output_arrives_unchanged(docker: &Docker) -> Outcome {

@@ -2,14 +2,17 @@
 
 use integration::{docker, docker_cases, suite};
 
+mod again;
 mod compose;
 mod daemon;
 mod docs;
 mod errors;
 mod exec;
 mod isolation;
+mod limits;
 mod logs;
 mod network;
+mod phases;
 mod run;
 mod state;
 
@@ -33,6 +36,7 @@ fn main() {
             logs::both_streams_tail_and_timestamps,
             logs::follow_to_the_end,
             logs::since_and_until,
+            logs::follow_from_a_point,
             logs::much_output_arrives_unchanged,
             logs::local_driver_and_none,
             exec::output_errors_and_exit_codes,
@@ -44,6 +48,20 @@ fn main() {
             exec::stdin_is_passed_to_its_end,
             exec::many_at_once,
             exec::ends_with_its_container,
+            again::names_used_again_at_once,
+            again::failed_start_with_rm_leaves_nothing,
+            again::restarts_are_counted,
+            again::two_clients_attached,
+            again::copies_of_one_that_runs_and_one_that_does_not,
+            again::commit_with_and_without_pause,
+            again::disk_usage_and_prune,
+            phases::state_field_by_field,
+            phases::every_event_of_a_life,
+            limits::each_flag_in_the_files,
+            limits::what_dockerd_refuses,
+            limits::update_of_every_field,
+            limits::stats_are_what_the_files_say,
+            limits::block_weight,
             state::pause_and_unpause,
             state::limits_and_their_update,
             state::stats,
@@ -55,6 +73,7 @@ fn main() {
             state::health_checks,
             isolation::namespaces_of_the_host,
             isolation::namespaces_of_another_container,
+            isolation::kinds_of_ipc_and_uts,
             isolation::hostname_and_files_of_docker,
             isolation::volumes_binds_and_tmpfs,
             isolation::propagation_of_volumes,
@@ -90,6 +109,8 @@ fn main() {
             daemon::default_runtime_and_build,
             daemon::runtimes_with_options,
             daemon::live_restore,
+            daemon::ends_while_dockerd_is_away,
+            daemon::policies_at_a_restart_of_dockerd,
             daemon::user_namespaces,
             daemon::containerd_image_store,
         ],

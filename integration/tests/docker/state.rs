@@ -20,7 +20,7 @@ pub fn pause_and_unpause(docker: &Docker) -> Outcome {
 }
 
 /// The first of the group's files that exists in any hierarchy: v1 and v2 name the same limit differently.
-fn limit(docker: &Docker, id: &str, files: &[&str]) -> Outcome<String> {
+pub fn limit(docker: &Docker, id: &str, files: &[&str]) -> Outcome<String> {
     let id = docker.full_id(id)?;
     for hierarchy in integration::residue::hierarchies() {
         for file in files {
@@ -86,6 +86,15 @@ pub fn top(docker: &Docker) -> Outcome {
     let of_init = |line: &&str| line.split_whitespace().next() == Some(&pid);
     ensure!(output.text().lines().filter(of_init).count() == 1, "{}", output.report());
     ensure!(output.text().lines().count() == 3, "{}", output.report());
+    let output = docker.docker(&["top", &id, "-eo", "user,pid,ppid,comm"])?.ok()?;
+    ensure!(output.text().starts_with("USER"), "{}", output.report());
+    ensure!(output.text().lines().filter(|line| line.ends_with("sleep")).count() == 2, "{}", output.report());
+    docker.docker(&["top", &id, "aux"])?.ok()?.says("sleep 1111")?;
+    docker.docker(&["top", &id, "-o", "comm"])?.failed_with("Couldn't find PID field")?;
+    docker.docker(&["top", &id, "--no-such-option"])?.failed_with("ps")?;
+    docker.docker(&["kill", &id])?.ok()?;
+    docker.docker(&["wait", &id])?.ok()?;
+    docker.docker(&["top", &id])?.failed_with("is not running")?;
     Ok(())
 }
 
