@@ -34,6 +34,7 @@ var tests = map[string]func(context.Context, containerd.Container) error{
 	"kill":      kill,
 	"reattach":  reattach,
 	"unstarted": unstarted,
+	"create":    create,
 }
 
 // What each test's container runs.
@@ -44,6 +45,7 @@ var commands = map[string][]string{
 	"kill":      {"sleep", "100000"},
 	"reattach":  {"sh", "-c", "while read line; do echo got $line; done"},
 	"unstarted": {"true"},
+	"create":    {"sh", "-c", "exit 9"},
 }
 
 func main() {
@@ -229,6 +231,59 @@ func cancel(ctx context.Context, container containerd.Container) error {
 		}
 	}
 	return nil
+}
+
+// create: whoever hangs up during Create leaves a task that can be deleted, or none; the same id can be used again.
+func create(ctx context.Context, container containerd.Container) error {
+	for after := range 12 {
+		hurried, hangUp := context.WithCancel(ctx)
+		created := make(chan error, 1)
+		go func() {
+			_, err := container.NewTask(hurried, cio.NullIO)
+			created <- err
+		}()
+		time.Sleep(time.Duration(after) * 8 * time.Millisecond)
+		hangUp()
+		<-created
+		// The request may still be on its way: until it is through, the id can be taken by what the next moment undoes.
+		task, err := whole(ctx, container)
+		if err != nil {
+			return fmt.Errorf("create after one cancelled in %d ms: %w", after*8, err)
+		}
+		exit, err := task.Wait(ctx)
+		if err != nil {
+			return err
+		}
+		if err := task.Start(ctx); err != nil {
+			return err
+		}
+		if err := expect(<-exit, 9); err != nil {
+			return err
+		}
+		if err := deleted(ctx, task, 9); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// whole creates the container's task; what a cancelled call has left of one is deleted first.
+func whole(ctx context.Context, container containerd.Container) (containerd.Task, error) {
+	for {
+		task, err := container.NewTask(ctx, cio.NullIO)
+		if err == nil {
+			return task, nil
+		}
+		if left, lookup := container.Task(ctx, nil); lookup == nil {
+			// Refused or not, the next create tells.
+			_, _ = left.Delete(ctx, containerd.WithProcessKill)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // running waits until the task runs.

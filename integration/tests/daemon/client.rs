@@ -29,6 +29,10 @@ pub fn library_cancels(bed: &Bed) -> Outcome {
     call(bed, "cancel")
 }
 
+pub fn library_cancels_creates(bed: &Bed) -> Outcome {
+    call(bed, "create")
+}
+
 pub fn library_kills(bed: &Bed) -> Outcome {
     call(bed, "kill")
 }

@@ -8,13 +8,16 @@ mod upgrade;
 mod verbs;
 
 use client::{
-    library_cancels, library_copies, library_deletes_what_never_ran, library_kills, library_reattaches, library_waits,
+    library_cancels, library_cancels_creates, library_copies, library_deletes_what_never_ran, library_kills,
+    library_reattaches, library_waits,
 };
 use image::{many_layers, snapshots_with_mapped_owners};
 use integration::{cases, suite};
 use record::record_of_another_form;
 use several::{same_id_in_two_namespaces, same_id_under_two_daemons};
-use upgrade::{containers_run_on_under_another_version, exit_during_the_upgrade_is_reported};
+use upgrade::{
+    attached_client_across_the_upgrade, containers_run_on_under_another_version, exit_during_the_upgrade_is_reported,
+};
 use verbs::{checkpoint_is_refused, shim_commands, shims_log_at_containerds_level};
 
 fn main() {
@@ -24,6 +27,7 @@ fn main() {
             library_copies,
             library_waits,
             library_cancels,
+            library_cancels_creates,
             library_kills,
             library_deletes_what_never_ran,
             library_reattaches,
@@ -35,6 +39,7 @@ fn main() {
         cases![
             containers_run_on_under_another_version,
             exit_during_the_upgrade_is_reported,
+            attached_client_across_the_upgrade,
             same_id_in_two_namespaces,
             same_id_under_two_daemons,
             shims_log_at_containerds_level,

@@ -90,3 +90,24 @@ pub fn exit_during_the_upgrade_is_reported(bed: &Bed) -> Outcome {
     bed.wait_status(&id, "STOPPED")?;
     bed.delete(&id, &[], 23)
 }
+
+pub fn attached_client_across_the_upgrade(bed: &Bed) -> Outcome {
+    let id = bed.id();
+    let script = "echo up; while read line; do echo got $line; done; sleep 100000";
+    let mut first = bed.containerd.ctr_start(LIMIT, &bed.run_words(&id, &[], &["sh", "-c", script]))?;
+    first.wait_for("up\n")?;
+    first.write(b"one\n")?;
+    first.wait_for("up\ngot one\n")?;
+    let pid = bed.pid(&id)?;
+    bed.containerd.replace_by(following(bed.version())[0])?;
+    // A client ends with its connection, whatever runs the container; the container does not.
+    let output = first.wait()?.exited(1)?;
+    ensure!(output.text() == "up\ngot one\n", "{}", output.report());
+    ensure!(bed.pid(&id)? == pid, "the container is another one");
+    let mut second = bed.containerd.ctr_start(LIMIT, &["task", "attach", &id])?;
+    second.write(b"two\n")?;
+    second.wait_for("got two\n")?;
+    bed.ctr(&["task", "kill", "--signal", "KILL", &id])?.ok()?;
+    second.wait()?.exited(137)?.says("got two\n")?;
+    Ok(())
+}

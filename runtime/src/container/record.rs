@@ -105,3 +105,35 @@ pub fn start_time(pid: u32) -> Option<u64> {
     let state = fields.next()?;
     if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the mini of commit 3a9c96c wrote for a container of ctr's on a hybrid host, byte for byte.
+    const FORM_1: &str = include_str!("../../tests/records/form-1.json");
+
+    #[test]
+    fn reads_what_an_older_mini_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(Record::FILE), FORM_1).unwrap();
+        let record = Record::load(dir.path()).unwrap();
+        let bundle = Path::new("/run/containerd/io.containerd.runtime.v2.task/oldmini/a");
+        assert_eq!((record.version, record.id.as_str(), record.pid, record.start_time), (1, "a", 46, 2_894_001));
+        assert_eq!((record.bundle.as_path(), record.rootfs), (bundle, bundle.join("rootfs")));
+        assert_eq!(record.created, "2026-11-21T12:58:27.011488761Z");
+        let groups: Vec<String> =
+            record.cgroup.v1.iter().chain(&record.cgroup.unified).map(|p| p.dir().display().to_string()).collect();
+        let hierarchies =
+            ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd", "unified"];
+        assert_eq!(groups, hierarchies.map(|name| format!("/sys/fs/cgroup/{name}/oldmini/a")));
+        assert!(record.cgroup.systemd.is_none());
+    }
+
+    #[test]
+    fn writes_a_form_that_the_older_mini_reads() {
+        let older: serde_json::Value = serde_json::from_str(FORM_1).unwrap();
+        let record: Record = serde_json::from_str(FORM_1).unwrap();
+        assert_eq!(serde_json::to_value(record).unwrap(), older, "a change of meaning needs another VERSION");
+    }
+}
