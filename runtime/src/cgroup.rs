@@ -129,6 +129,9 @@ impl Record {
 /// How long a removal waits, in all, for processes that are on their way out.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// What is said of a container without groups.
+const NONE: &str = "the container has no control group";
+
 /// One container's group on every hierarchy. Holds no descriptor until statistics are asked for.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -152,12 +155,20 @@ impl Cgroup {
     /// Makes the groups for `linux.cgroupsPath` (or, when that is empty, for the container's id), see [`Layout`] for how
     /// it is resolved. On version 1 the cpuset is inherited, on version 2 controllers are enabled from the top.
     ///
+    /// Below a user namespace, with an empty path, a container goes without the groups that may not be made, as with runc:
+    /// then limits are refused, not ignored (docs/decisions/rootless.md).
+    ///
     /// # Errors
     /// All with the pointer `/linux/cgroupsPath` where the path is to blame: a path to the root, a group that has processes
     /// or is frozen. Nothing that this call has made is left then.
     pub fn create(layout: &Layout, cgroups_path: &str, id: &str) -> Result<Cgroup> {
-        let record = layout.place(cgroups_path, id)?;
-        let made = tree::make(&record)?;
+        let mut record = layout.place(cgroups_path, id)?;
+        let made = match tree::make(&record) {
+            Err(refused) if cgroups_path.is_empty() && file::is_refusal(&refused) && layout::is_rootless() => {
+                tree::make_permitted(&mut record)?
+            }
+            made => made?,
+        };
         record.freezer().map_or(Ok(()), |(version, dir)| freeze::refuse_held(&dir, version))?;
         for dir in record.places().map(Place::dir).filter(|dir| !made.contains(dir)) {
             tree::refuse_taken(&dir)?;
@@ -171,10 +182,10 @@ impl Cgroup {
     /// them answer [`Kind::NotFound`], and [`Cgroup::remove`] succeeds.
     ///
     /// # Errors
-    /// The record names a hierarchy that this machine does not have, or no group below one.
+    /// The record names a hierarchy that this machine does not have, or its root.
     pub fn open(layout: &Layout, record: &Record) -> Result<Cgroup> {
         let sound = |p: &Place| !p.group.is_empty() && layout::clean(&p.group) == p.group;
-        if !layout.knows(record) || !record.places().all(sound) || record.places().next().is_none() {
+        if !layout.knows(record) || !record.places().all(sound) {
             return Err(Error::new(Kind::Invalid, "", "", "the recorded cgroup is not one of this host"));
         }
         Ok(Cgroup { record: record.clone(), stats: stats::Dirs::default(), used: false, unsettled: Mutex::default() })
@@ -287,10 +298,17 @@ impl Cgroup {
     /// Denies all devices but those of the rules and of runc's default list. On version 1 there is a moment in which
     /// everything is denied, so nobody of the group should be opening one.
     ///
+    /// Below a user namespace the kernel takes device rules from nobody, and they are left out, as with runc: whoever is
+    /// there can make no device, and can open what the user who made the namespace can.
+    ///
     /// # Errors
     /// A rule that this host cannot enforce, with its pointer.
     pub fn devices(&self, rules: &[crate::spec::DeviceRule]) -> Result<()> {
-        devices::apply(&self.record, rules)
+        let nowhere = self.record.find("devices").or_else(|| self.record.find("")).is_none();
+        match devices::apply(&self.record, rules) {
+            Err(refused) if (nowhere || file::is_refusal(&refused)) && layout::is_rootless() => Ok(()),
+            done => done,
+        }
     }
 
     /// Changes the limits that are given and leaves the others. Device rules, if there are any, replace the present ones
@@ -307,7 +325,7 @@ impl Cgroup {
                 limits::perform(&writes, &self.record)?;
             }
         }
-        if r.devices.is_empty() { Ok(()) } else { devices::apply(&self.record, &r.devices) }
+        if r.devices.is_empty() { Ok(()) } else { self.devices(&r.devices) }
     }
 
     /// Writes the limits, and leaves the devices alone. systemd, if it makes the group, has been told already.
@@ -323,8 +341,8 @@ impl Cgroup {
     }
 
     fn freezer(&self) -> Result<(Version, PathBuf)> {
-        let none = || Error::new(Kind::Unsupported, "", "", "this host has no freezer");
-        self.record.freezer().ok_or_else(none)
+        let why = if self.record.places().next().is_none() { NONE } else { "this host has no freezer" };
+        self.record.freezer().ok_or_else(|| Error::new(Kind::Unsupported, "", "", why))
     }
 
     /// Stops every process of the group; returns when they stand still. On failure the group runs again.
@@ -404,14 +422,17 @@ impl Cgroup {
         let v1 = || ["freezer", "devices", "pids", "memory"].iter().find_map(|name| self.record.find(name));
         let place = self.record.find("").or_else(v1).map(|(_, dir)| dir);
         let place = place.or_else(|| self.record.v1.first().map(Place::dir));
-        tree::pids(&place.ok_or_else(|| Error::new(Kind::NotFound, "", "", "no control group"))?)
+        tree::pids(&place.ok_or_else(|| Error::new(Kind::NotFound, "", "", NONE))?)
     }
 
     /// Everything that the group's controllers count, now.
     ///
     /// # Errors
-    /// The group is gone ([`Kind::NotFound`]).
+    /// The group is gone, or there is none ([`Kind::NotFound`]).
     pub fn stats(&self) -> Result<Stats> {
+        if self.record.places().next().is_none() {
+            return Err(Error::new(Kind::NotFound, "", "", NONE));
+        }
         stats::read(&self.record, &self.stats)
     }
 

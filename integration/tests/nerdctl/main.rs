@@ -2,17 +2,19 @@
 
 mod compose;
 mod networks;
+mod rootless;
 mod streams;
 mod verbs;
 
 use compose::*;
 use integration::{cases, suite};
 use networks::*;
+use rootless::without_root;
 use streams::*;
 use verbs::*;
 
 fn main() {
-    suite::run(
+    suite::run_with(
         "nerdctl",
         cases![
             restart_policies,
@@ -45,5 +47,6 @@ fn main() {
             network_of_another_of_the_host_and_none,
             volumes,
         ],
+        cases![without_root],
     );
 }

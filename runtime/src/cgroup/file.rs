@@ -23,6 +23,11 @@ pub(super) fn fault(op: &'static str, path: &Path, errno: Errno) -> Error {
     error
 }
 
+/// The kernel says that this is not for us to do: no rights, or a read-only mount.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    matches!(error.errno, Some(Errno::ACCESS | Errno::PERM | Errno::ROFS))
+}
+
 /// Opens with close-on-exec; never creates, never follows a link in the last component (these file systems have none).
 pub(super) fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;

@@ -170,6 +170,13 @@ impl Layout {
     }
 }
 
+/// True in a user namespace of somebody who is not root on this machine, or of one that has mapped only some ids: user_namespaces(7),
+/// "the initial user namespace maps all". Asked only after a refusal.
+pub(super) fn is_rootless() -> bool {
+    let map = kernfs::small("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().ne(["0", "0", "4294967295"])
+}
+
 /// `a//./b/../c` → `a/c`, without a leading slash; `..` stops at the root.
 pub(super) fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();

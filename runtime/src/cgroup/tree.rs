@@ -70,6 +70,34 @@ pub(super) fn make(record: &Record) -> Result<Made> {
     Ok(made)
 }
 
+/// [`make`] of the groups that the kernel lets us make; the others leave the record.
+pub(super) fn make_permitted(record: &mut Record) -> Result<Made> {
+    let mut made = Made::default();
+    let mut permitted = |place: &Place, make: fn(&Place, &mut Made) -> Result<()>| {
+        let mut own = Made::default();
+        match again_if_gone(|| make(place, &mut own)) {
+            Err(e) if file::is_refusal(&e) => Ok(false),
+            done => done.map(|()| {
+                made.dirs.append(&mut own.dirs);
+                true
+            }),
+        }
+    };
+    let mut v1 = Vec::new();
+    for place in std::mem::take(&mut record.v1) {
+        if permitted(&place, make_v1)? {
+            v1.push(place);
+        }
+    }
+    record.v1 = v1;
+    if let Some(place) = record.unified.take()
+        && permitted(&place, make_v2)?
+    {
+        record.unified = Some(place);
+    }
+    Ok(made)
+}
+
 /// A create that fails next to us may remove a parent between our two mkdirs.
 fn again_if_gone(mut make: impl FnMut() -> Result<()>) -> Result<()> {
     for _ in 0..8 {

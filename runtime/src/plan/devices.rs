@@ -48,6 +48,11 @@ impl Compiler<'_> {
             self.device(dev, &device);
         }
         for (i, device) in spec.linux.devices.iter().enumerate() {
+            // A privileged spec lists all of the host's devices; where nodes are bound and not made, the link could not
+            // take this one's place.
+            if super::mounts::clean(&device.path) == "/dev/ptmx" {
+                continue;
+            }
             self.b.from(format!("/linux/devices/{i}"));
             self.device(dev, device);
         }
@@ -58,8 +63,8 @@ impl Compiler<'_> {
             self.b.op_skip(Op::Symlink { target, dir: dev, name }, &[Errno::EXIST]);
         }
         let (target, name) = (self.b.str("pts/ptmx"), self.b.str("ptmx"));
-        // The image, or a privileged spec that lists all of the host's devices, may have put something else there.
-        if !self.mounted.contains_key("/dev") || spec.linux.devices.iter().any(|d| d.path == "/dev/ptmx") {
+        // The image may have something else there.
+        if !self.mounted.contains_key("/dev") {
             self.b.op_skip(Op::Unlink { dir: dev, name }, &[Errno::NOENT]);
         }
         self.b.op(Op::Symlink { target, dir: dev, name });
