@@ -172,7 +172,7 @@ impl Container {
             bundle: record.bundle.clone(),
             spec: Spec::load(&record.bundle)?,
             pid: record.pid,
-            pidfd: record.init().ok_or_else(stopped)?,
+            pidfd: record.init()?.ok_or_else(stopped)?,
             cgroup: Cgroup::open(&host.cgroup, &record.cgroup)?,
             parked: Mutex::new(None),
             rootfs: record.rootfs.clone(),
@@ -269,7 +269,7 @@ impl Container {
         let console = dialogue.serve_to_the_end(Some(&mut image)).inspect_err(|error| {
             *stillborn = cloned_into && error.kind == Kind::Killed && report.step() == 0 && report.errno() == 0;
         })?;
-        Ok(child.born(console))
+        child.born(console)
     }
 
     /// Sends a signal to init; 0 only asks.
@@ -300,32 +300,43 @@ impl Container {
     }
 
     /// What `delete` needs to know after we are gone.
-    pub fn record(&self) -> Record {
-        Record {
+    ///
+    /// # Errors
+    /// Those of [`start_time`].
+    pub fn record(&self) -> Result<Record> {
+        Ok(Record {
             version: record::VERSION,
             id: self.id.clone(),
             bundle: self.bundle.clone(),
             pid: self.pid,
-            start_time: start_time(self.pid).unwrap_or(0),
+            start_time: start_time(self.pid)?.unwrap_or(0),
             created: crate::clock::rfc3339_now(),
             rootfs: self.rootfs.clone(),
             cgroup: self.cgroup.record(),
-        }
+        })
     }
 
-    /// Ends and removes what is left: processes of the group, the group, and last the poststop hooks. May be called again.
+    /// Ends and removes what is left: processes of the group, the group, and last the poststop hooks. May be called again
+    /// if it fails.
     pub fn delete(&self) -> Result<()> {
         drop(self.parked.lock().unwrap_or_else(PoisonError::into_inner).take());
-        self.cgroup.kill(libc::SIGKILL)?;
-        self.cgroup.remove()?;
-        poststop(&self.id, &self.bundle, &self.spec);
-        Ok(())
+        undo(&self.cgroup, &self.id, &self.bundle, Some(&self.spec))
     }
 
     fn subject(&self, status: &'static str) -> hooks::Subject<'_> {
         let bundle = self.bundle.to_str().unwrap_or_default();
         hooks::Subject { id: &self.id, status, pid: self.pid, bundle, spec: &self.spec }
     }
+}
+
+/// How every container ends, whoever ends it. The hooks are run once: when all else has been done.
+fn undo(cgroup: &Cgroup, id: &str, bundle: &Path, spec: Option<&Spec>) -> Result<()> {
+    cgroup.kill(libc::SIGKILL)?;
+    cgroup.remove()?;
+    if let Some(spec) = spec {
+        poststop(id, bundle, spec);
+    }
+    Ok(())
 }
 
 /// A failing poststop hook is no reason to keep the rest of a container (runtime-spec runtime.md#lifecycle); all are run.
@@ -404,8 +415,8 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let console = dialogue.serve_to_the_gate(&mut image)?;
     cgroup.inhabited()?; // on version 1 it has joined by itself
     drop(image);
-    let child = child.born(console);
     let pidfd = child.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
+    let child = child.born(console)?;
     let rootfs = request.bundle.join(spec.root.as_ref().map_or("", |r| &r.path));
     Ok(Made {
         id: request.id.to_owned(),

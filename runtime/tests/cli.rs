@@ -12,6 +12,8 @@ mod exec;
 mod life;
 #[path = "cli/statistics.rs"]
 mod statistics;
+#[path = "cli/straits.rs"]
+mod straits;
 #[path = "cli/terminal.rs"]
 mod terminal;
 
@@ -61,6 +63,13 @@ const OURS: &[Test] = &[
     ("what_is_not_implemented_is_refused", life::what_is_not_implemented_is_refused),
     // runc answers both starts of a race at times
     ("one_of_many_starts_wins", life::one_of_many_starts_wins),
+    // runc's own start needs more descriptors than some of these allow
+    ("create_without_descriptors", straits::create_without_descriptors),
+    ("exec_without_descriptors", straits::exec_without_descriptors),
+    ("nobody_is_taken_for_dead", straits::nobody_is_taken_for_dead),
+    ("list_tells_of_a_broken_record", straits::list_tells_of_a_broken_record),
+    // runc keeps other files
+    ("create_without_space", straits::create_without_space),
     // runc ignores the rest of a command line with --process
     ("exec_file_excludes_options", exec::file_excludes_options),
 ];

@@ -66,7 +66,10 @@ impl Wire {
         if let Some(fd) = fd {
             return Ok(Heard::Fd(fd));
         }
-        debug_assert!(!message.flags.contains(ReturnFlags::CTRUNC));
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            // The kernel had no number left for it, or was not allowed to give us the file.
+            return Err(Error::sys("recvmsg", "descriptor of the child", Errno::MFILE));
+        }
         match GATES.iter().find(|g| **g as u8 == byte[0]) {
             Some(gate) => Ok(Heard::At(*gate)),
             None => Err(Error::sys("recvmsg", "wire", Errno::PROTO)),

@@ -75,12 +75,13 @@ fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool)
         process.console_size = foreground::size().or(process.console_size);
     }
     let host = Host::read()?;
+    let stdio = if terminal { Stdio::default() } else { stdio()? };
     let dir = context.store.reserve(&args.id)?;
     let request = Create {
         id: &args.id,
         bundle: &bundle,
         spec: &spec,
-        stdio: if terminal { Stdio::default() } else { stdio()? },
+        stdio,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
         preserve_fds: args.preserve_fds,
@@ -96,17 +97,18 @@ fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool)
             }
             Err(e) => {
                 // It is told why it could not be made; that undoing it failed, too, would hide that.
-                let _ = container.delete();
-                let _ = reap::exit_status(&child.pidfd);
+                let _deleted = container.delete();
+                let _reaped = reap::exit_status(&child.pidfd);
                 Err(e)
             }
         }
     });
-    made.map_err(|e| context.store.remove(&args.id).err().unwrap_or(e))
+    // Here, too.
+    made.inspect_err(|_| drop(context.store.remove(&args.id)))
 }
 
 fn tell(container: &Container, child: &Child, dir: &Path, args: &args::Create) -> Result<()> {
-    container.record().save(dir)?;
+    container.record()?.save(dir)?;
     announce(child, args.console_socket.as_deref(), args.pidfd_socket.as_deref(), "standard", args.pid_file.as_deref())
 }
 
@@ -134,7 +136,7 @@ pub fn kill(context: &Context<'_>, args: &args::Kill) -> Result<()> {
     if args.all {
         return found.cgroup()?.kill(signal);
     }
-    let init = found.record.init().ok_or_else(|| state("container not running"))?;
+    let init = found.record.init()?.ok_or_else(|| state("container not running"))?;
     reap::signal(init, signal)
 }
 

@@ -53,11 +53,13 @@ pub fn main() -> ExitCode {
         let _ = Mini::command().print_help();
         return ExitCode::FAILURE;
     };
+    // 255 tells the client that it was us and not the payload of the exec.
+    let failure = ExitCode::from(if matches!(command, Command::Exec(_)) { 255 } else { 1 });
     if matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_))
         && let Err(e) = runtime::exe::seal()
     {
         Log::stderr().error(&e.to_string());
-        return ExitCode::FAILURE;
+        return failure;
     }
     // Before anything is opened: a number that is free now could be ours in a moment.
     let preserved = preserved(&command);
@@ -71,8 +73,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             log.error(&e.to_string());
-            // 255 tells the client that it was us and not the payload of the exec.
-            ExitCode::from(if matches!(command, Command::Exec(_)) { 255 } else { 1 })
+            failure
         }
     }
 }

@@ -85,7 +85,11 @@ impl Store {
             _ => self.io("mkdir", &dir, &e),
         })?;
         // Whatever the umask is: a user namespace's root has to reach the gate in it.
-        std::fs::set_permissions(&dir, Permissions::from_mode(0o711)).map_err(|e| self.io("chmod", &dir, &e))?;
+        std::fs::set_permissions(&dir, Permissions::from_mode(0o711)).map_err(|e| {
+            // Empty, and nobody's yet.
+            let _removed = std::fs::remove_dir(&dir);
+            self.io("chmod", &dir, &e)
+        })?;
         Ok(dir)
     }
 
@@ -116,7 +120,8 @@ impl Store {
         }
     }
 
-    /// Every container in the order of their ids. One that is deleted meanwhile is left out.
+    /// Every container in the order of their ids. One that is deleted meanwhile is left out, and so is, with a word on
+    /// standard error, one whose record cannot be read.
     ///
     /// # Errors
     /// If the directory of states cannot be read; none at all is an empty list.
@@ -125,8 +130,17 @@ impl Store {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|e| self.io("open", &self.root, &e))?,
         };
-        let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-        let mut found: Vec<Found> = names.filter_map(|id| self.find(&id).ok()).collect();
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(|e| self.io("read", &self.root, &e))?.file_name();
+            let Some(id) = name.to_str().filter(|id| check::id(id).is_ok()) else { continue };
+            match self.find(id) {
+                Ok(one) => found.push(one),
+                Err(e) if e.kind == Kind::NotFound => {}
+                // One that is broken is told of and hides no other, as in runc's list.
+                Err(e) => eprintln!("load container {id}: {e}"),
+            }
+        }
         found.sort_by(|a, b| a.record.id.cmp(&b.record.id));
         Ok(found)
     }
@@ -148,9 +162,9 @@ impl Found {
     /// What it is doing now. runc's order: without a process it has stopped, frozen is paused, a closed gate is created.
     ///
     /// # Errors
-    /// If the hierarchies of this host cannot be read.
+    /// If the hierarchies of this host cannot be read, or it cannot be found out whether its process lives.
     pub fn status(&self) -> Result<Status> {
-        if self.record.init().is_none() {
+        if self.record.init()?.is_none() {
             return Ok(Status::Stopped);
         }
         match self.cgroup()?.is_frozen() {
@@ -160,7 +174,7 @@ impl Found {
             Err(e) if e.kind == Kind::NotFound => {}
             Err(e) => return Err(e),
         }
-        Ok(if start::is_parked(&self.dir) { Status::Created } else { Status::Running })
+        Ok(if start::is_parked(&self.dir)? { Status::Created } else { Status::Running })
     }
 }
 

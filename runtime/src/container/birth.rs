@@ -59,14 +59,14 @@ impl Unborn {
         reap::exit_status(&first).map(drop)
     }
 
-    pub(super) fn born(mut self, console: Option<OwnedFd>) -> Child {
+    /// A copy of its pidfd goes to whoever waits for it.
+    ///
+    /// # Errors
+    /// EMFILE; then it is not born.
+    pub(super) fn born(mut self, console: Option<OwnedFd>) -> Result<Child> {
+        let pidfd = self.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
         self.stillborn = false;
-        let null = self.pidfd.try_clone();
-        let pidfd = match null {
-            Ok(copy) => std::mem::replace(&mut self.pidfd, copy),
-            Err(_) => unreachable!("a descriptor can be copied"),
-        };
-        Child { pid: self.pid, pidfd, console }
+        Ok(Child { pid: self.pid, pidfd, console })
     }
 }
 

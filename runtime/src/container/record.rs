@@ -2,8 +2,11 @@
 //! after a crash, or the next call of the command line.
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{self, Cgroup};
@@ -72,38 +75,61 @@ impl Record {
             .open(&new)
             .and_then(|mut f| f.write_all(&text))
             .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(|e| Error::io("write", path.display().to_string(), &e))
+            .map_err(|e| {
+                // Half a record is none.
+                let _removed = std::fs::remove_file(&new);
+                Error::io("write", path.display().to_string(), &e)
+            })
     }
 
-    /// Init as a pidfd, if it is still that process and not a zombie.
-    pub fn init(&self) -> Option<std::os::fd::OwnedFd> {
-        let pid = rustix::process::Pid::from_raw(self.pid.cast_signed()).filter(|_| self.pid != 0)?;
-        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
-        (start_time(self.pid)? == self.start_time).then_some(pidfd)
+    /// Init as a pidfd; `None` if it is not that process any more, or a zombie.
+    ///
+    /// # Errors
+    /// It cannot be found out (EMFILE, ENOMEM): nobody may take the container for a stopped one then.
+    pub fn init(&self) -> Result<Option<OwnedFd>> {
+        let pid = Pid::from_raw(self.pid.cast_signed());
+        let Some(pid) = pid else { return Ok(None) };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            // ENOENT, before Linux 6.16 EINVAL: the number is a thread's by now.
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(Error::sys("pidfd_open", self.pid.to_string(), e)),
+        };
+        Ok((start_time(self.pid)? == Some(self.start_time)).then_some(pidfd))
     }
 
-    /// Ends what is left of the container: kills its group, removes it, and runs the poststop hooks. May be called again.
+    /// Ends what is left of the container: kills its group, removes it, and runs the poststop hooks. May be called again if
+    /// it fails.
     pub fn destroy(&self) -> Result<()> {
-        if let Some(init) = self.init() {
+        let known = self.init().map(|init| {
             // Gone meanwhile is as good as killed.
-            let _killed = rustix::process::pidfd_send_signal(&init, rustix::process::Signal::KILL);
-        }
+            let _killed = init.map(|init| crate::reap::signal(&init, libc::SIGKILL));
+        });
         let cgroup = Cgroup::open(&cgroup::Layout::read()?, &self.cgroup)?;
-        let result = cgroup.kill(libc::SIGKILL).and_then(|()| cgroup.remove());
-        if let Ok(spec) = Spec::load(&self.bundle) {
-            super::poststop(&self.id, &self.bundle, &spec);
-        }
-        result
+        // Without a bundle nobody knows of hooks.
+        let spec = Spec::load(&self.bundle).ok();
+        super::undo(&cgroup, &self.id, &self.bundle, spec.as_ref()).and(known)
     }
 }
 
 /// Field 22 of /proc/PID/stat; `None` when there is no such process, or only its zombie.
-pub fn start_time(pid: u32) -> Option<u64> {
-    let stat = crate::kernfs::small(format!("/proc/{pid}/stat").as_str()).ok()?;
+///
+/// # Errors
+/// Those of open(2) and read(2), but for a process that is not there.
+pub fn start_time(pid: u32) -> Result<Option<u64>> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = match crate::kernfs::small(path.as_str()) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT | Errno::SRCH) => return Ok(None),
+        Err(e) => return Err(Error::sys("read", path, e)),
+    };
     // The second field is the command in parentheses and may hold anything, parentheses included.
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
+    let fields = || {
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        let state = fields.next()?;
+        if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
+    };
+    Ok(fields())
 }
 
 #[cfg(test)]

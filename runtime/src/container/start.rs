@@ -50,7 +50,9 @@ pub(super) fn park_files(
     let report = dir.join(REPORT);
     let io = |e: &std::io::Error| Error::io("create", report.display().to_string(), e);
     let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&report).map_err(|e| io(&e))?;
-    file.set_len(4096).map_err(|e| io(&e))?;
+    // Its space is taken now: to write to a mapped hole of a full file system ends in SIGBUS.
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 4096)
+        .map_err(|e| Error::sys("fallocate", report.display().to_string(), e))?;
     let saved = Request {
         stdio: request.stdio.given(),
         no_pivot: request.no_pivot,
@@ -70,8 +72,15 @@ pub(super) fn executes(spec: &Spec) -> Result<()> {
 }
 
 /// True while init waits to be started.
-pub fn is_parked(dir: &Path) -> bool {
-    open_fifo(dir).is_ok()
+///
+/// # Errors
+/// Those of open(2), but for a gate that is gone or has nobody behind it.
+pub fn is_parked(dir: &Path) -> Result<bool> {
+    match open_fifo(dir) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT | Errno::NXIO) => Ok(false),
+        Err(e) => Err(Error::sys("open", dir.join(FIFO).display().to_string(), e)),
+    }
 }
 
 fn open_fifo(dir: &Path) -> rustix::io::Result<OwnedFd> {
@@ -83,7 +92,7 @@ pub fn start_parked(host: &Host, dir: &Path, record: &Record) -> Result<()> {
     let state = |reason: &str| Error::new(Kind::State, "start", &record.id, reason);
     let fifo = match open_fifo(dir) {
         Ok(fifo) => fifo,
-        Err(Errno::NOENT | Errno::NXIO) if record.init().is_some() => {
+        Err(Errno::NOENT | Errno::NXIO) if record.init()?.is_some() => {
             return Err(state("cannot start an already running container"));
         }
         Err(Errno::NOENT | Errno::NXIO) => return Err(state("cannot start a container that has stopped")),

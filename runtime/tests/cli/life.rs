@@ -240,7 +240,7 @@ pub fn signals_are_passed_on(b: &Bench) {
 }
 
 /// Directories named after a container in any hierarchy.
-fn groups(id: &str) -> Vec<String> {
+pub fn groups(id: &str) -> Vec<String> {
     let find = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", id]).output().unwrap();
     String::from_utf8_lossy(&find.stdout).lines().map(str::to_owned).collect()
 }

@@ -39,7 +39,7 @@ fn exec_where_a_clone_is_killed_at_birth() -> Result<(), Failed> {
     let running = Running::new(&host, &bundle, &json!({}));
     // Neither who made it nor who opens it later knows of the group's past any more.
     std::fs::write(bundle.dir.join("config.json"), serde_json::to_vec(&bundle.json(&json!({})))?)?;
-    let opened = Container::open(&host, &running.container.record())?;
+    let opened = Container::open(&host, &running.container.record()?)?;
     for container in [&running.container, &opened] {
         let process = process("exit 5");
         let child = container.exec(&host, Running::exec(&process))?;

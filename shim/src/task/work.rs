@@ -66,12 +66,14 @@ fn create_mounted(shim: &Shim, create: &Create, spec: &Spec) -> Result<Made, Str
         fault: None,
     };
     let (container, child) = Container::create(&shim.host, request).map_err(|e| create_failed(&e))?;
-    let record = container.record();
-    let saved = record.save(&create.bundle).and_then(|()| pod::note(&create.bundle, &record));
-    let saved = saved.map_err(|e| e.to_string());
-    if let Err(error) = saved.and_then(|()| write_pid(&create.bundle, child.pid)) {
-        let _ = container.delete();
-        pod::forget(&create.bundle, &create.id);
+    let noted = container.record().and_then(|record| {
+        record.save(&create.bundle)?;
+        pod::note(&create.bundle, &record)
+    });
+    if let Err(error) = noted.map_err(|e| e.to_string()).and_then(|()| write_pid(&create.bundle, child.pid)) {
+        // The first error is the one that matters.
+        let _deleted = container.delete();
+        forget(create);
         bury(&child);
         return Err(error);
     }
@@ -132,6 +134,14 @@ pub(super) fn exec(
     Ok((child, opened.wiring))
 }
 
+/// Takes away what was written down: without it `delete`, which follows every ordinary removal, has nothing to undo. init.pid
+/// stays for it.
+fn forget(create: &Create) {
+    // A record that stays is of a container without processes and groups, for which `delete` has nothing to do.
+    let _removed = fs::remove_file(create.bundle.join(Record::FILE));
+    pod::forget(&create.bundle, &create.id);
+}
+
 /// Removes what is left of a container. `done` remembers across retries that the container itself has gone, because its
 /// poststop hooks run once.
 pub(super) fn delete(container: &Container, create: &Create, done: &AtomicBool) -> Result<(), String> {
@@ -140,9 +150,7 @@ pub(super) fn delete(container: &Container, create: &Create, done: &AtomicBool) 
         done.store(true, Ordering::Relaxed);
     }
     rootfs::unmount(&create.bundle.join("rootfs")).map_err(|e| e.to_string())?;
-    // Without it `delete`, which follows every ordinary removal, has nothing to undo. init.pid stays for it.
-    let _ = fs::remove_file(create.bundle.join(Record::FILE));
-    pod::forget(&create.bundle, &create.id);
+    forget(create);
     sys::trim_malloc();
     Ok(())
 }

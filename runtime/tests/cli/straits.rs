@@ -1,0 +1,108 @@
+//! Too few descriptors, no space: a command that cannot do its work says why, does nothing else and leaves nothing.
+
+use std::process::Command;
+
+use super::bench::{Bench, Said, finish};
+use super::life::groups;
+
+/// More than any command here needs.
+const ENOUGH: u32 = 100;
+const TOO_MANY: &str = "too many open files";
+
+/// A command that may have so many descriptors.
+fn with_descriptors(b: &Bench, number: u32, args: &[&str]) -> Said {
+    let command = b.command(args);
+    let mut limited = Command::new("/bin/sh");
+    let script = format!("ulimit -n {number}; exec \"$0\" \"$@\"");
+    limited.args(["-c", &script]).arg(command.get_program()).args(command.get_args());
+    limited.current_dir(b.bundle()).stdin(std::process::Stdio::null());
+    finish(limited)
+}
+
+/// One descriptor more each time, until there are enough; what is refused before that has this exit code and says why.
+fn until_enough(b: &Bench, args: &[&str], refused: i32, after: impl Fn(u32)) -> Said {
+    for number in 3..ENOUGH {
+        let said = with_descriptors(b, number, args);
+        if !said.err.contains(TOO_MANY) {
+            assert!(number > 3, "{args:?} with {number}: {}", said.err);
+            return said;
+        }
+        assert_eq!(said.code, refused, "{args:?} with {number}: {}", said.err);
+        after(number);
+    }
+    panic!("{args:?} wants more than {ENOUGH} descriptors");
+}
+
+pub fn create_without_descriptors(b: &Bench) {
+    let id = b.id("x");
+    b.spec(&["true"], |_| {});
+    let said = until_enough(b, &["run", &id], 1, |number| {
+        assert!(!b.root().join(&id).exists(), "with {number}");
+        assert_eq!(groups(&id), Vec::<String>::new(), "with {number}");
+    });
+    assert_eq!(said.code, 0, "{}", said.err);
+}
+
+pub fn exec_without_descriptors(b: &Bench) {
+    let id = b.id("x");
+    b.sleeper(&id);
+    let said = until_enough(b, &["exec", &id, "sh", "-c", "exit 7"], 255, |_| {});
+    assert_eq!(said.code, 7, "{}", said.err);
+    assert_eq!(b.fine(&["ps", "-f", "json", &id]).split(',').count(), 1, "nobody but its init is left");
+}
+
+/// A container whose process cannot be looked at is not a stopped one, which anybody may delete.
+pub fn nobody_is_taken_for_dead(b: &Bench) {
+    let id = b.id("x");
+    b.sleeper(&id);
+    let said = until_enough(b, &["delete", &id], 1, |_| {});
+    assert!(said.err.contains("that is not stopped: running"), "{}", said.err);
+    let said = until_enough(b, &["state", &id], 1, |_| {});
+    assert!(said.out.contains("\"running\""), "{}", said.out);
+    assert_eq!(b.status(&id), "running");
+}
+
+pub fn list_tells_of_a_broken_record(b: &Bench) {
+    let (broken, id) = (b.id("broken"), b.id("x"));
+    b.sleeper(&id);
+    std::fs::create_dir(b.root().join(&broken)).unwrap();
+    std::fs::write(b.root().join(&broken).join("mini.json"), "{").unwrap();
+    let said = b.say(&["list", "-q"]);
+    assert_eq!((said.code, said.out.as_str()), (0, format!("{id}\n").as_str()));
+    assert!(said.err.starts_with(&format!("load container {broken}: ")), "{}", said.err);
+    std::fs::remove_dir_all(b.root().join(&broken)).unwrap();
+}
+
+/// The state directory's file system has so many pages, from none free to enough; in a mount namespace of the command's own.
+pub fn create_without_space(b: &Bench) {
+    let id = b.id("x");
+    b.spec(&["true"], |_| {});
+    let root = b.root();
+    let root = root.to_str().unwrap();
+    let mut refused = 0;
+    for pages in 1..8 {
+        let command = b.command(&["create", &id]);
+        let mut inside = Command::new("unshare");
+        // A page is gone at once, so that the first round has none.
+        let script = format!(
+            "mount -t tmpfs -o size={}k full {root} && head -c 4096 /dev/zero > {root}/.one || exit 99
+             \"$0\" \"$@\" > /dev/null; code=$?
+             \"$0\" --root {root} delete --force {id} 2> /dev/null || true
+             [ $code = 0 ] || ls -A {root}; exit $code",
+            4 * pages
+        );
+        inside.args(["-m", "/bin/sh", "-c", &script]).arg(command.get_program()).args(command.get_args());
+        inside.current_dir(b.bundle()).stdin(std::process::Stdio::null());
+        let said = finish(inside);
+        assert_eq!(groups(&id), Vec::<String>::new(), "{pages} pages");
+        if said.code == 0 {
+            assert!(refused > 0, "the first round has no space");
+            return;
+        }
+        assert_eq!(said.code, 1, "{pages} pages: {}{}", said.out, said.err);
+        assert!(said.err.contains("no space left on device"), "{pages} pages: {}", said.err);
+        assert_eq!(said.out, ".one\n", "{pages} pages");
+        refused += 1;
+    }
+    panic!("it wants more than 8 pages");
+}
