@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::bed::{Bed, program};
 use crate::bundle::{self, Bundle, Bundles, Wish};
+use crate::exec::Standing;
 use crate::group::Group;
-use crate::life::Standing;
 use crate::report::Report;
 use crate::{Outcome, number};
 
@@ -30,20 +30,21 @@ pub fn mini(bed: &Bed) -> Runtime {
 fn runtimes(bed: &Bed) -> Outcome<Vec<Runtime>> {
     let plain = |name, binary| Runtime { name, binary, filter: None };
     let mut all = vec![mini(bed), plain("runc", program("c2.1/bin/runc")?), plain("crun", program("c2.1/bin/crun")?)];
-    // Only if asked for until a build with its feature v1 was seen to work: a peer that fails ends every case.
-    if std::env::var_os("MINI_BENCH_YOUKI").is_some()
-        && let Ok(youki) = program("peers/bin/youki")
-    {
+    if let Ok(youki) = program("peers/bin/youki") {
         all.push(plain("youki", youki));
     }
-    let floor =
-        PathBuf::from(std::env::var_os("MINI_BENCH_FLOOR").ok_or("MINI_BENCH_FLOOR is not set: run scripts/bench")?);
+    let Some(floor) = floor() else { return Ok(all) };
     for (name, filter) in [("floor", linear()?), ("floor, mini's filter", minis()?)] {
         let file = bed.dir.join(format!("filter-{}", all.len()));
         std::fs::write(&file, filter)?;
         all.push(Runtime { name, binary: floor.clone(), filter: Some(file) });
     }
     Ok(all)
+}
+
+/// The floor, which knows cgroup v1 only; none where `scripts/bench` has not made it.
+pub fn floor() -> Option<PathBuf> {
+    std::env::var_os("MINI_BENCH_FLOOR").map(PathBuf::from)
 }
 
 /// The profile's filter as mini compiles it.
@@ -55,7 +56,9 @@ fn minis() -> Outcome<Vec<u8>> {
 }
 
 /// The profile's filter as libseccomp writes it by default: one comparison after the other.
-fn linear() -> Outcome<Vec<u8>> {
+///
+/// Errors: the recorded profile cannot be read.
+pub fn linear() -> Outcome<Vec<u8>> {
     const LOAD: u16 = 0x20;
     const EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
@@ -142,7 +145,7 @@ fn ended(words: &[String], status: std::process::ExitStatus) -> Outcome {
 pub fn run(bed: &Bed, report: &mut Report) -> Outcome {
     let runtimes = runtimes(bed)?;
     let groups = runtimes.iter().map(|r| parent(bed, r.name)).collect::<Outcome<Vec<_>>>()?;
-    for round in 0..bed.rounds(2, 60) + 1 {
+    for round in bed.turns(1, 20, 40) {
         for n in (0..runtimes.len()).map(|n| (n + round) % runtimes.len()) {
             let (runtime, group) = (&runtimes[n], &groups[n]);
             let place = Place::new(&bed.bundles, group)?;
@@ -198,6 +201,16 @@ fn counted(file: &Path) -> Outcome<Counts> {
     Ok(text.lines().filter_map(row).collect())
 }
 
+/// Keeps strace's table, system calls with their wall time, for whoever asks where the time goes.
+fn keep(bed: &Bed, table: &Path, name: &str) -> Outcome {
+    if bed.keeps {
+        let dir = bed.out.join("calls");
+        std::fs::create_dir_all(&dir)?;
+        std::fs::copy(table, dir.join(format!("{}.txt", name.replace(", ", "-").replace([' ', '\''], "-"))))?;
+    }
+    Ok(())
+}
+
 fn add(to: &mut Counts, from: Counts) {
     for (name, count) in from {
         *to.entry(name).or_default() += count;
@@ -209,7 +222,7 @@ pub fn by_commands(bed: &Bed, runtime: &Runtime, group: &Group) -> Outcome<Count
     let place = Place::new(&bed.bundles, group)?;
     let traced = |action: &str| {
         let file = place.bundle.dir.join(format!("{action}.calls"));
-        let mut words: Vec<String> = ["strace", "-f", "-c", "-o"].map(str::to_owned).to_vec();
+        let mut words: Vec<String> = ["strace", "-f", "-c", "-w", "-o"].map(str::to_owned).to_vec();
         words.push(file.display().to_string());
         words.extend(place.words(runtime, action));
         (words, file)
@@ -217,6 +230,7 @@ pub fn by_commands(bed: &Bed, runtime: &Runtime, group: &Group) -> Outcome<Count
     if runtime.filter.is_some() {
         let (words, file) = traced("run");
         place.finish(&words)?;
+        keep(bed, &file, runtime.name)?;
         return counted(&file);
     }
     // strace goes with create until the container's process has ended.
@@ -239,17 +253,19 @@ pub fn by_commands(bed: &Bed, runtime: &Runtime, group: &Group) -> Outcome<Count
     ended(&create, creating.wait()?)?;
     let (delete, deleted) = traced("delete");
     place.finish(&delete)?;
-    let mut all = counted(&created)?;
-    add(&mut all, counted(&started)?);
-    add(&mut all, counted(&deleted)?);
+    let mut all = Counts::new();
+    for (step, file) in [("create", created), ("start", started), ("delete", deleted)] {
+        keep(bed, &file, &format!("{}-{step}", runtime.name))?;
+        add(&mut all, counted(&file)?);
+    }
     Ok(all)
 }
 
 /// Counts what a shim and all that it starts do meanwhile.
-pub fn counting<T>(pid: u32, dir: &Path, job: impl FnOnce() -> Outcome<T>) -> Outcome<(T, Counts)> {
-    let file = dir.join(format!("calls-{}", number()));
+pub fn counting<T>(bed: &Bed, pid: u32, name: &str, job: impl FnOnce() -> Outcome<T>) -> Outcome<(T, Counts)> {
+    let file = bed.dir.join(format!("calls-{}", number()));
     let mut strace = Command::new("strace")
-        .args(["-f", "-c", "-o", &file.display().to_string(), "-p", &pid.to_string()])
+        .args(["-f", "-c", "-w", "-o", &file.display().to_string(), "-p", &pid.to_string()])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
@@ -269,6 +285,7 @@ pub fn counting<T>(pid: u32, dir: &Path, job: impl FnOnce() -> Outcome<T>) -> Ou
     let strace_pid = rustix::process::Pid::from_child(&strace);
     rustix::process::kill_process(strace_pid, rustix::process::Signal::INT)?;
     strace.wait()?;
+    keep(bed, &file, name)?;
     Ok((done?, counted(&file)?))
 }
 
@@ -276,29 +293,34 @@ pub fn counting<T>(pid: u32, dir: &Path, job: impl FnOnce() -> Outcome<T>) -> Ou
 pub fn calls(bed: &Bed, report: &mut Report) -> Outcome {
     for runtime in runtimes(bed)? {
         let group = parent(bed, runtime.name)?;
-        let counts = by_commands(bed, &runtime, &group)?;
+        let counts = match by_commands(bed, &runtime, &group) {
+            Ok(counts) => counts,
+            Err(error) => {
+                report.note(format!("{}, traced: {error}", runtime.name));
+                continue;
+            }
+        };
         report.add("calls", "create, start, delete", "calls", runtime.name, sum(&counts) as f64);
         report.add("calls", "execve of them", "calls", runtime.name, execves(&counts) as f64);
         report.add("calls", "clone of them", "calls", runtime.name, clones(&counts) as f64);
     }
     let process = bundle::process(false, &["true"])?;
-    for (peer, group) in bed.rotated(0) {
+    bed.each(report, |peer, group, report| {
         let mut standing = Standing::new(bed, peer, group, false)?;
         let shim = parent_of(standing.pid)?;
         // The first ones make what later ones reuse.
         standing.member(bed, group)?;
         standing.exec(&process)?;
-        let (_, member) = counting(shim, &bed.dir, || standing.member(bed, group))?;
-        let (_, exec) = counting(shim, &bed.dir, || standing.exec(&process))?;
+        let (_, member) = counting(bed, shim, &format!("{}-member", peer.name), || standing.member(bed, group))?;
+        let (_, exec) = counting(bed, shim, &format!("{}-exec", peer.name), || standing.exec(&process))?;
         for (name, counts) in [("a member", member), ("an exec", exec)] {
             report.add("calls", format!("shim and runtime for {name}"), "calls", peer.name, sum(&counts) as f64);
             report.add("calls", format!("execve of {name}"), "calls", peer.name, execves(&counts) as f64);
             report.add("calls", format!("clone of {name}"), "calls", peer.name, clones(&counts) as f64);
         }
         standing.end(bed, peer, group)?;
-        group.until_empty()?;
-    }
-    Ok(())
+        group.until_empty()
+    })
 }
 
 /// The shim of a container: the parent of its init.

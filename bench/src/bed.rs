@@ -2,11 +2,24 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::bundle::Bundles;
 use crate::group::{Group, Groups};
+use crate::report::Report;
 use crate::shim::Peer;
+
+/// How long a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// A few rounds: a check that everything works, not a measurement.
+    Quick,
+    /// Every case has a budget of time; all peers together take 25 minutes.
+    Normal,
+    /// Three times the budgets, and the probes for the minutes that the targets name.
+    Long,
+}
 
 /// What a run has.
 pub struct Bed {
@@ -20,8 +33,12 @@ pub struct Bed {
     pub events: PathBuf,
     /// Where everything lies.
     pub dir: PathBuf,
-    /// Few rounds: a check that everything works, not a measurement.
-    pub quick: bool,
+    /// How long a run is.
+    pub length: Length,
+    /// Where results go.
+    pub out: PathBuf,
+    /// Whether tables of system calls go there too.
+    pub keeps: bool,
     /// Where mini's binaries are.
     pub bin: PathBuf,
     _all: Groups,
@@ -31,9 +48,11 @@ impl Bed {
     /// Finds the peers and makes the rest.
     ///
     /// Errors: a binary is missing; which script makes it is said.
-    pub fn new(dir: &Path, quick: bool) -> Outcome<Bed> {
+    pub fn new(dir: &Path, length: Length) -> Outcome<Bed> {
         let bin = bin()?;
-        Bed::with(dir, quick, peers(&bin)?, bin)
+        let mut bed = Bed::with(dir, length, peers(&bin)?, bin)?;
+        bed.keeps = true;
+        Ok(bed)
     }
 
     /// A bed without peers.
@@ -41,17 +60,18 @@ impl Bed {
     /// Errors: as [`Bed::new`].
     pub fn of_mini(dir: &Path) -> Outcome<Bed> {
         let bin = bin()?;
-        Bed::with(dir, true, vec![mini(&bin)?], bin)
+        Bed::with(dir, Length::Quick, vec![mini(&bin)?], bin)
     }
 
-    fn with(dir: &Path, quick: bool, peers: Vec<Peer>, bin: PathBuf) -> Outcome<Bed> {
+    fn with(dir: &Path, length: Length, peers: Vec<Peer>, bin: PathBuf) -> Outcome<Bed> {
         let name = dir.file_name().and_then(|name| name.to_str()).ok_or("no name")?;
         let all = Groups::new(name)?;
         let groups = peers.iter().map(|peer| all.of(peer.name)).collect::<Outcome<_>>()?;
         let events = dir.join("events.sock");
         listen(&events)?;
         let bundles = Bundles::new(dir)?;
-        Ok(Bed { peers, groups, bundles, events, dir: dir.to_owned(), quick, bin, _all: all })
+        let out = std::env::var_os("MINI_BENCH_OUT").map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
+        Ok(Bed { peers, groups, bundles, events, dir: dir.to_owned(), length, out, keeps: false, bin, _all: all })
     }
 
     /// Another group beside those of the peers.
@@ -59,10 +79,30 @@ impl Bed {
         self._all.of(name)
     }
 
-    /// `few` in a quick run.
-    pub fn rounds(&self, few: usize, many: usize) -> usize {
+    /// The value for the length of this run.
+    pub fn pick<T>(&self, quick: T, normal: T, long: T) -> T {
+        match self.length {
+            Length::Quick => quick,
+            Length::Normal => normal,
+            Length::Long => long,
+        }
+    }
+
+    /// The numbers of a case's rounds: `warm` that do not count, then at least `least` and as many as begin within `seconds`.
+    pub fn turns(&self, warm: usize, least: usize, seconds: u64) -> Turns {
         let named = std::env::var("MINI_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok());
-        if self.quick { few } else { named.unwrap_or(many) }
+        let seconds = self.pick(0, seconds, 3 * seconds);
+        let (least, seconds) = named.map_or((self.pick(least.min(2), least, least), seconds), |rounds| (rounds, 0));
+        Turns { next: 0, least: warm + least, end: Instant::now() + Duration::from_secs(seconds) }
+    }
+
+    /// Leaves out a peer, for good.
+    ///
+    /// Errors: something of it cannot be ended.
+    pub fn leave_out(&mut self, name: &str) -> Outcome {
+        let Some(at) = self.peers.iter().position(|peer| peer.name == name) else { return Ok(()) };
+        self.peers.remove(at);
+        self.groups.remove(at).clear()
     }
 
     /// The peers of a round with their groups, beginning with another one each time.
@@ -71,9 +111,43 @@ impl Bed {
         (0..count).map(move |n| (n + round) % count).map(|n| (&self.peers[n], &self.groups[n]))
     }
 
+    /// Does something with one peer after the other. One that fails leaves a note, and the others still have their turn.
+    ///
+    /// Errors: of mini; something of a failed peer cannot be ended.
+    pub fn each(&self, report: &mut Report, job: impl Fn(&Peer, &Group, &mut Report) -> Outcome) -> Outcome {
+        for (peer, group) in self.rotated(0) {
+            match job(peer, group, report) {
+                Err(error) if peer.name == "mini" => return Err(error),
+                Err(error) => {
+                    report.note(format!("{}: {error}", peer.name));
+                    group.clear()?;
+                }
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The peer of this name with its group.
     pub fn peer(&self, name: &str) -> Option<(&Peer, &Group)> {
         self.peers.iter().zip(&self.groups).find(|(peer, _)| peer.name == name)
+    }
+}
+
+/// See [`Bed::turns`].
+pub struct Turns {
+    next: usize,
+    least: usize,
+    end: Instant,
+}
+
+impl Iterator for Turns {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let go_on = self.next < self.least || Instant::now() < self.end;
+        self.next += 1;
+        go_on.then_some(self.next - 1)
     }
 }
 
@@ -116,10 +190,7 @@ fn peers(bin: &Path) -> Outcome<Vec<Peer>> {
         Peer { name: "go+runc", binary: go.clone(), runtime: Some(runc) },
         Peer { name: "go+crun", binary: go.clone(), runtime: Some(crun.clone()) },
     ];
-    // Only if asked for until a build with its feature v1 was seen to work: a peer that fails ends every case.
-    if std::env::var_os("MINI_BENCH_YOUKI").is_some()
-        && let Ok(youki) = program("peers/bin/youki")
-    {
+    if let Ok(youki) = program("peers/bin/youki") {
         peers.push(Peer { name: "go+youki", binary: go, runtime: Some(youki) });
     }
     if let Ok(rs) = rs {

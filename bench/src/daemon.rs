@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::bed::{Bed, program};
 use crate::group::Group;
+use crate::life::{WIDTHS, at_once, kept};
 use crate::report::Report;
 use crate::shim::Peer;
 use crate::{Outcome, number};
@@ -124,7 +125,7 @@ fn all<'a>(bed: &'a Bed) -> Outcome<Vec<Containerd<'a>>> {
 /// Case `ctr-run`.
 pub fn run(bed: &Bed, report: &mut Report) -> Outcome {
     let all = all(bed)?;
-    for round in 0..bed.rounds(2, 40) + 1 {
+    for round in bed.turns(1, 15, 80) {
         for n in (0..all.len()).map(|n| (n + round) % all.len()) {
             let one = &all[n];
             let (before, started) = (one.group.cpu()?, Instant::now());
@@ -141,26 +142,21 @@ pub fn run(bed: &Bed, report: &mut Report) -> Outcome {
     Ok(())
 }
 
-/// 200 of them, some at a time.
+/// Many of them, some at a time.
 pub fn parallel(bed: &Bed, report: &mut Report) -> Outcome {
-    let count = if bed.quick { 4 } else { 200 };
+    let count = bed.pick(4, 50, 200);
     let all = all(bed)?;
-    for width in [1, 4, 16, 32] {
-        for one in &all {
-            let next = std::sync::atomic::AtomicUsize::new(0);
-            let started = Instant::now();
-            std::thread::scope(|scope| {
-                let worker = || -> Outcome {
-                    while next.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < count {
-                        one.run()?;
-                    }
-                    Ok(())
-                };
-                let workers: Vec<_> = (0..width).map(|_| scope.spawn(worker)).collect();
-                workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker panicked")?)
-            })?;
-            let rate = count as f64 / started.elapsed().as_secs_f64();
-            report.add("ctr-parallel", format!("{width} at a time"), "runs/s", one.peer.name, rate);
+    for round in bed.turns(0, 2, 120) {
+        for n in (0..all.len()).map(|n| (n + round) % all.len()) {
+            let one = &all[n];
+            let mut rates = Vec::new();
+            for width in WIDTHS {
+                let rate = at_once(count, width, || one.run())?;
+                report.add("ctr-parallel", format!("{width} at a time"), "runs/s", one.peer.name, rate);
+                rates.push(rate);
+            }
+            let unit = "of the best narrower";
+            report.add("ctr-parallel", "rate kept as parallelism grows", unit, one.peer.name, kept(&rates));
         }
     }
     Ok(())

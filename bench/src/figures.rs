@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 #[derive(Default)]
 pub struct Series(BTreeMap<String, Vec<f64>>);
 
-/// A ratio of medians and its 95 % interval.
+/// A ratio of medians, or a median, and its 95 % interval.
 #[derive(Clone, Copy, Debug)]
 pub struct Ratio {
-    /// The ratio.
+    /// The value.
     pub of: f64,
     /// Lower end.
     pub low: f64,
@@ -21,6 +21,12 @@ impl Series {
     /// Adds a round's value.
     pub fn add(&mut self, peer: &str, value: f64) {
         self.0.entry(peer.to_owned()).or_default().push(value);
+    }
+
+    /// As many values of every peer as that has which has fewest.
+    pub fn level(&mut self) {
+        let least = self.0.values().map(Vec::len).min().unwrap_or(0);
+        self.0.values_mut().for_each(|values| values.truncate(least));
     }
 
     /// The values of a peer, in the order of rounds.
@@ -39,6 +45,10 @@ impl Series {
         let (a, b) = (self.of(one), self.of(other));
         let rounds = a.len().min(b.len());
         let of = median(a)? / median(b)?;
+        // A share of nothing, or of a difference that came out below nothing, says nothing.
+        if !of.is_finite() || of < 0.0 {
+            return None;
+        }
         let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
         let mut drawn: Vec<f64> = (0..1000)
             .filter_map(|_| {
@@ -47,10 +57,27 @@ impl Series {
                 Some(of(a)? / of(b)?)
             })
             .collect();
-        drawn.sort_by(f64::total_cmp);
-        let at = |share: f64| drawn.get((share * drawn.len() as f64) as usize).copied().unwrap_or(of);
-        Some(Ratio { of, low: at(0.025), high: at(0.975) })
+        let (low, high) = ends(&mut drawn, of);
+        Some(Ratio { of, low, high })
     }
+
+    /// The median of a peer with its 95 % interval, by drawing its values again.
+    pub fn interval(&self, peer: &str) -> Option<Ratio> {
+        let values = self.of(peer);
+        let of = median(values)?;
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        let again = |_| median(&values.iter().map(|_| values[draw(&mut seed, values.len())]).collect::<Vec<_>>());
+        let mut drawn: Vec<f64> = (0..1000).filter_map(again).collect();
+        let (low, high) = ends(&mut drawn, of);
+        Some(Ratio { of, low, high })
+    }
+}
+
+/// The ends of the middle 95 %.
+fn ends(drawn: &mut [f64], of: f64) -> (f64, f64) {
+    drawn.sort_by(f64::total_cmp);
+    let at = |share: f64| drawn.get((share * drawn.len() as f64) as usize).copied().unwrap_or(of);
+    (at(0.025), at(0.975))
 }
 
 fn draw(seed: &mut u64, below: usize) -> usize {
@@ -99,5 +126,7 @@ mod tests {
         let other = series.ratio("a", "c").unwrap();
         assert!(other.low <= other.of && other.of <= other.high && other.low < other.high, "{other:?}");
         assert!(series.ratio("a", "nobody").is_none());
+        let own = series.interval("a").unwrap();
+        assert!(own.of == series.median("a").unwrap() && own.low < own.of && own.of < own.high, "{own:?}");
     }
 }

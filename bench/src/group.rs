@@ -82,6 +82,11 @@ impl Group {
             .ok_or("CPU and memory are measured by cgroup v1's cpuacct and memory, which are not here")?)
     }
 
+    /// Whether CPU and memory can be measured by it: cgroup v1 only.
+    pub fn measures(&self) -> bool {
+        self.v1.is_some()
+    }
+
     /// Runs `start` with this thread in the group, so that what it starts is born there. The thread is moved by its own
     /// number in `tasks`, which on v1 waits for nobody.
     pub fn within<T>(&self, start: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
@@ -152,8 +157,20 @@ impl Group {
         Ok(pids)
     }
 
+    /// The groups of containers in it, on all hierarchies.
+    ///
+    /// Errors: the hierarchies cannot be found.
+    pub fn children(&self) -> Outcome<usize> {
+        let below = |mount: PathBuf| std::fs::read_dir(mount.join(&self.path[1..])).into_iter().flatten().flatten();
+        let groups = mounts()?.into_iter().flat_map(below);
+        Ok(groups.filter(|entry| entry.file_name() != "shim" && entry.path().is_dir()).count())
+    }
+
     /// Ends what a failed case left.
     pub fn clear(&self) -> Outcome {
+        if !self.measures() {
+            return Ok(());
+        }
         for pid in self.pids()?.into_iter().filter_map(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
             let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }

@@ -1,16 +1,17 @@
-//! One container's life, an exec, and many lives side by side, straight on the shim: no ctr and no containerd.
+//! One container's life, and many lives side by side, straight on the shim: no ctr and no containerd.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::bed::Bed;
-use crate::bundle::{self, Wish};
+use crate::bundle::Wish;
 use crate::group::Group;
 use crate::report::Report;
-use crate::shim::{Peer, Shim};
+use crate::shim::Peer;
 use crate::{Outcome, number};
 
-const NO_STREAMS: [&str; 3] = ["", "", ""];
+/// No stdin, stdout and stderr.
+pub const NO_STREAMS: [&str; 3] = ["", "", ""];
 
 /// Times the steps between its calls.
 struct Steps {
@@ -37,11 +38,13 @@ impl Steps {
     }
 }
 
-fn ms(time: std::time::Duration) -> f64 {
+/// Milliseconds.
+pub fn ms(time: std::time::Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-fn wish<'a>(group: &'a str, seccomp: bool) -> Wish<'a> {
+/// A container of `true`.
+pub fn wish<'a>(group: &'a str, seccomp: bool) -> Wish<'a> {
     Wish { args: &["true"], seccomp, cgroup: group, pod: None }
 }
 
@@ -72,7 +75,7 @@ fn life(bed: &Bed, peer: &Peer, group: &Group, seccomp: bool) -> Outcome<Lived> 
 
 /// Case `life` and `life-seccomp`.
 fn lives(bed: &Bed, report: &mut Report, case: &'static str, seccomp: bool) -> Outcome {
-    for round in 0..bed.rounds(2, 40) + 1 {
+    for round in bed.turns(1, 20, 70) {
         for (peer, group) in bed.rotated(round) {
             group.until_empty()?;
             let before = group.cpu()?;
@@ -107,138 +110,62 @@ pub fn seccomp(bed: &Bed, report: &mut Report) -> Outcome {
     lives(bed, report, "life-seccomp", true)
 }
 
-/// A running shim of each peer with a sleeping container, in the order of `bed.peers`.
-pub struct Standing<'a> {
-    /// The connection.
-    pub shim: Shim<'a>,
-    /// Its container.
-    pub id: String,
-    /// The container's directory.
-    pub bundle: crate::bundle::Bundle,
-    /// The container's init.
-    pub pid: u32,
+/// Whether a peer gets through a life at all on this machine.
+///
+/// Errors: what went wrong.
+pub fn once(bed: &Bed, peer: &Peer, group: &Group) -> Outcome {
+    let (_, bundle, id) = life(bed, peer, group, false)?;
+    group.until_empty()?;
+    peer.delete(&id, &bundle, group, &bed.events)
 }
 
-impl<'a> Standing<'a> {
-    /// Starts one.
-    pub fn new(bed: &'a Bed, peer: &'a Peer, group: &Group, seccomp: bool) -> Outcome<Standing<'a>> {
-        let id = format!("pod-{}", number());
-        let path = format!("{}/{id}", group.path);
-        let wish = Wish { args: &["sleep", "100000"], seccomp, cgroup: &path, pod: Some(&id) };
-        let bundle = bed.bundles.make(&id, &wish)?;
-        let mut shim = peer.start(&id, &bundle, group, &bed.events)?;
-        let pid = shim.run(&id, &bundle)?;
-        Ok(Standing { shim, id, bundle, pid })
-    }
+/// So many lives at a time.
+pub const WIDTHS: [usize; 4] = [1, 4, 16, 32];
 
-    /// Ends it and its shim.
-    pub fn end(mut self, bed: &Bed, peer: &Peer, group: &Group) -> Outcome {
-        self.shim.end(&self.id)?;
-        self.shim.shutdown(&self.id)?;
-        peer.delete(&self.id, &self.bundle, group, &bed.events)
-    }
-
-    /// A member's Create, Start, exit, Delete in this shim.
-    pub fn member(&mut self, bed: &Bed, group: &Group) -> Outcome<f64> {
-        let id = format!("member-{}", number());
-        let path = format!("{}/{id}", group.path);
-        let wish = Wish { pod: Some(&self.id), ..wish(&path, false) };
-        let bundle = bed.bundles.make(&id, &wish)?;
-        let started = Instant::now();
-        self.shim.create(&id, &bundle, NO_STREAMS)?;
-        let exit = self.shim.wait(&id, "")?;
-        self.shim.start(&id, "")?;
-        self.shim.ended(exit)?;
-        self.shim.delete(&id, "")?;
-        Ok(ms(started.elapsed()))
-    }
-
-    /// Exec, Start, exit, Delete of `true`.
-    pub fn exec(&mut self, process: &serde_json::Value) -> Outcome<f64> {
-        let exec = format!("exec-{}", number());
-        let id = self.id.clone();
-        let started = Instant::now();
-        self.shim.exec(&id, &exec, process)?;
-        let exit = self.shim.wait(&id, &exec)?;
-        self.shim.start(&id, &exec)?;
-        self.shim.ended(exit)?;
-        self.shim.delete(&id, &exec)?;
-        Ok(ms(started.elapsed()))
-    }
+/// The least share of the best rate so far that a wider run has.
+pub fn kept(rates: &[f64]) -> f64 {
+    let mut best = 0.0_f64;
+    rates.iter().fold(1.0, |kept: f64, rate| {
+        best = best.max(*rate);
+        kept.min(rate / best)
+    })
 }
 
-/// Rounds of something in a shim that stands, with the CPU that it cost.
-fn standing(
-    bed: &Bed,
-    report: &mut Report,
-    case: &'static str,
-    seccomp: bool,
-    job: impl Fn(&mut Standing, &Group) -> Outcome<f64>,
-) -> Outcome {
-    let pairs: Vec<(&Peer, &Group)> = bed.rotated(0).collect();
-    let mut all = pairs.iter().map(|(p, g)| Standing::new(bed, p, g, seccomp)).collect::<Outcome<Vec<_>>>()?;
-    for round in 0..bed.rounds(3, 100) + 2 {
-        let count = all.len();
-        for n in (0..count).map(|n| (n + round) % count) {
-            let (peer, group) = pairs[n];
-            let before = group.cpu()?;
-            let value = job(&mut all[n], group)?;
-            let cpu = (group.cpu()? - before) as f64 / 1e6;
-            if round >= 2 {
-                report.add(case, "total", "ms", peer.name, value);
-                report.add(case, "CPU of the tree", "ms", peer.name, cpu);
+/// Does `job` `count` times, `width` at a time; how many a second.
+///
+/// Errors: the first one of a job.
+pub fn at_once(count: usize, width: usize, job: impl Fn() -> Outcome + Sync) -> Outcome<f64> {
+    let next = AtomicUsize::new(0);
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let worker = || -> Outcome {
+            while next.fetch_add(1, Ordering::Relaxed) < count {
+                job()?;
             }
-        }
-    }
-    for (one, (peer, group)) in all.into_iter().zip(pairs) {
-        one.end(bed, peer, group)?;
-        group.until_empty()?;
-    }
-    Ok(())
-}
-
-/// A pod's member.
-pub fn member(bed: &Bed, report: &mut Report) -> Outcome {
-    standing(bed, report, "member", false, |one, group| one.member(bed, group))
-}
-
-/// An exec of `true`.
-pub fn exec(bed: &Bed, report: &mut Report) -> Outcome {
-    let process = bundle::process(false, &["true"])?;
-    standing(bed, report, "exec", false, |one, _| one.exec(&process))
-}
-
-/// The same in a container with a filter.
-pub fn exec_seccomp(bed: &Bed, report: &mut Report) -> Outcome {
-    let process = bundle::process(true, &["true"])?;
-    standing(bed, report, "exec-seccomp", true, |one, _| one.exec(&process))
+            Ok(())
+        };
+        let workers: Vec<_> = (0..width).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker panicked")?)
+    })?;
+    Ok(count as f64 / started.elapsed().as_secs_f64())
 }
 
 /// Lives per second, so many at a time.
 pub fn parallel(bed: &Bed, report: &mut Report) -> Outcome {
-    let count = if bed.quick { 8 } else { 200 };
-    for round in 0..bed.rounds(1, 3) {
-        for width in [1, 4, 16, 32] {
-            for (peer, group) in bed.rotated(round) {
-                let next = AtomicUsize::new(0);
-                let started = Instant::now();
+    let count = bed.pick(8, 100, 200);
+    for round in bed.turns(0, 2, 160) {
+        for (peer, group) in bed.rotated(round) {
+            let mut rates = Vec::new();
+            for width in WIDTHS {
                 let before = group.cpu()?;
-                std::thread::scope(|scope| {
-                    let worker = || -> Outcome {
-                        while next.fetch_add(1, Ordering::Relaxed) < count {
-                            life(bed, peer, group, false)?;
-                        }
-                        Ok(())
-                    };
-                    let workers: Vec<_> = (0..width).map(|_| scope.spawn(worker)).collect();
-                    workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker panicked")?)
-                })?;
-                let rate = count as f64 / started.elapsed().as_secs_f64();
+                let rate = at_once(count, width, || life(bed, peer, group, false).map(drop))?;
                 group.until_empty()?;
                 let cpu = (group.cpu()? - before) as f64 / 1e6 / count as f64;
                 report.add("parallel", format!("{width} at a time"), "lives/s", peer.name, rate);
                 report.add("parallel", format!("CPU of a life, {width} at a time"), "ms", peer.name, cpu);
+                rates.push(rate);
             }
+            report.add("parallel", "rate kept as parallelism grows", "of the best narrower", peer.name, kept(&rates));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What a shim keeps: alone, after much work, and fifty of them side by side; and what they answer questions for.
+//! What a shim keeps: alone, after much work, and fifty of them side by side.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use crate::Outcome;
 use crate::alone::parent_of;
 use crate::bed::Bed;
 use crate::bundle;
+use crate::exec::Standing;
 use crate::group::Group;
-use crate::life::Standing;
 use crate::report::Report;
 use crate::shim::Peer;
 
@@ -60,8 +60,8 @@ pub fn settled(pid: u32) -> Outcome<Usage> {
 /// One idle shim with one container, before and after 1,000 execs and 100 containers.
 pub fn idle(bed: &Bed, report: &mut Report) -> Outcome {
     let process = bundle::process(false, &["true"])?;
-    let (execs, members) = if bed.quick { (10, 2) } else { (1000, 100) };
-    for (peer, group) in bed.rotated(0) {
+    let (execs, members) = bed.pick((10, 2), (1000, 100), (1000, 100));
+    bed.each(report, |peer, group, report| {
         let mut standing = Standing::new(bed, peer, group, false)?;
         let shim = parent_of(standing.pid)?;
         let before = settled(shim)?;
@@ -84,24 +84,25 @@ pub fn idle(bed: &Bed, report: &mut Report) -> Outcome {
             report.add("idle", name, unit, peer.name, value);
         }
         standing.end(bed, peer, group)?;
-        group.until_empty()?;
-    }
-    Ok(())
+        group.until_empty()
+    })
 }
 
 /// Fifty pods of one container each.
-fn many<'a>(bed: &'a Bed, peer: &'a Peer, group: &Group) -> Outcome<Vec<Standing<'a>>> {
-    (0..if bed.quick { 4 } else { 50 }).map(|_| Standing::new(bed, peer, group, false)).collect()
+pub fn many<'a>(bed: &'a Bed, peer: &'a Peer, group: &Group) -> Outcome<Vec<Standing<'a>>> {
+    let count = bed.pick(4, 50, 50);
+    (0..count).map(|_| Standing::new(bed, peer, group, false)).collect()
 }
 
-fn end(bed: &Bed, peer: &Peer, group: &Group, pods: Vec<Standing>) -> Outcome {
+/// Ends them.
+pub fn end(bed: &Bed, peer: &Peer, group: &Group, pods: Vec<Standing>) -> Outcome {
     pods.into_iter().try_for_each(|pod| pod.end(bed, peer, group))?;
     group.until_empty()
 }
 
 /// What fifty pods take.
 pub fn pods(bed: &Bed, report: &mut Report) -> Outcome {
-    for (peer, group) in bed.rotated(0) {
+    bed.each(report, |peer, group, report| {
         // One life before: what all share, the binary's pages in the page cache, is not a pod's.
         Standing::new(bed, peer, group, false)?.end(bed, peer, group)?;
         group.until_empty()?;
@@ -115,93 +116,31 @@ pub fn pods(bed: &Bed, report: &mut Report) -> Outcome {
         report.add("pods", "PSS per shim", "kB", peer.name, pss.iter().sum::<f64>() / count);
         report.add("pods", "memory charged per pod", "kB", peer.name, (charged.0 - before.0) / 1024.0 / count);
         report.add("pods", "of that kernel memory", "kB", peer.name, (charged.1 - before.1) / 1024.0 / count);
-        end(bed, peer, group, pods)?;
-    }
-    Ok(())
-}
-
-/// Exec probes in fifty pods: as fast as they complete, then one per second and pod. Straight on the shims, so that
-/// containerd's share is left out.
-pub fn probes(bed: &Bed, report: &mut Report) -> Outcome {
-    let process = bundle::process(false, &["true"])?;
-    let (fast, slow) = if bed.quick { (2, 2) } else { (120, 180) };
-    for (peer, group) in bed.rotated(0) {
-        let mut pods = many(bed, peer, group)?;
-        let shims = pods.iter().map(|pod| parent_of(pod.pid)).collect::<Outcome<Vec<u32>>>()?;
-        let private = || shims.iter().map(|&pid| Ok(usage(pid)?.private)).sum::<Outcome<f64>>();
-        let (before, memory) = (group.cpu()?, private()?);
-        let done = at_once(&mut pods, &process, Duration::from_secs(fast), Duration::ZERO)?;
-        let cpu = (group.cpu()? - before) as f64 / 1e6 / done as f64;
-        report.add("probes", "CPU of a probe", "ms", peer.name, cpu);
-        report.add("probes", "probes per second", "1/s", peer.name, done as f64 / fast as f64);
-        let before = group.cpu()?;
-        let done = at_once(&mut pods, &process, Duration::from_secs(slow), Duration::from_secs(1))?;
-        let cpu = (group.cpu()? - before) as f64 / 1e6 / done as f64;
-        report.add("probes", "CPU of a probe, one per second and pod", "ms", peer.name, cpu);
-        settled(shims[0])?;
-        report.add("probes", "private more per shim", "kB", peer.name, (private()? - memory) / shims.len() as f64);
-        end(bed, peer, group, pods)?;
-    }
-    Ok(())
-}
-
-/// Four clients, each with its share of the pods, for so long; each pod no more often than `pause`. How many execs it was.
-fn at_once(pods: &mut [Standing], process: &serde_json::Value, length: Duration, pause: Duration) -> Outcome<u64> {
-    let end = Instant::now() + length;
-    let share = pods.len().div_ceil(4);
-    std::thread::scope(|scope| {
-        let client = |pods: &mut [Standing]| -> Outcome<u64> {
-            let mut done = 0;
-            while Instant::now() < end {
-                let next = Instant::now() + pause;
-                for pod in &mut *pods {
-                    pod.exec(process)?;
-                    done += 1;
-                }
-                std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            }
-            Ok(done)
-        };
-        let clients: Vec<_> = pods.chunks_mut(share).map(|share| scope.spawn(move || client(share))).collect();
-        clients.into_iter().map(|client| client.join().map_err(|_| "a client panicked")?).sum()
+        end(bed, peer, group, pods)
     })
 }
 
-/// CPU of the shim for State, Pids and Stats.
-pub fn ask(bed: &Bed, report: &mut Report) -> Outcome {
-    let count = if bed.quick { 10 } else { 500 };
-    let pairs: Vec<(&Peer, &Group)> = bed.rotated(0).collect();
-    let mut all = pairs.iter().map(|(p, g)| Standing::new(bed, p, g, false)).collect::<Outcome<Vec<_>>>()?;
-    for round in 0..bed.rounds(1, 5) + 1 {
-        for (standing, (peer, group)) in all.iter_mut().zip(&pairs) {
-            for method in ["State", "Pids", "Stats"] {
-                let id = standing.id.clone();
-                let before = group.cpu_of_shim()?;
-                for _ in 0..count {
-                    standing.shim.ask(method, &id)?;
-                }
-                let cpu = (group.cpu_of_shim()? - before) as f64 / 1e3 / f64::from(count);
-                if round > 0 {
-                    report.add("ask", method, "µs of CPU", peer.name, cpu);
-                }
-            }
-        }
-    }
-    for (one, (peer, group)) in all.into_iter().zip(pairs) {
-        one.end(bed, peer, group)?;
-        group.until_empty()?;
-    }
-    Ok(())
-}
-
-/// Sizes of the binaries.
+/// Sizes of the binaries, and whether the shim needs a dynamic loader.
 pub fn sizes(bed: &Bed, report: &mut Report) -> Outcome {
     for (peer, _) in bed.rotated(0) {
         let size = |path: &std::path::Path| -> Outcome<f64> { Ok(std::fs::metadata(path)?.len() as f64 / 1e6) };
         report.add("sizes", "shim", "MB", peer.name, size(&peer.binary)?);
+        report.add("sizes", "dynamic loaders of the shim", "", peer.name, loaders(&std::fs::read(&peer.binary)?)?);
         if let Some(runtime) = &peer.runtime {
             report.add("sizes", "runtime", "MB", peer.name, size(runtime)?);
         }
     }
     Ok(())
+}
+
+/// The program headers of type PT_INTERP, elf(5), of a 64-bit file.
+fn loaders(file: &[u8]) -> Outcome<f64> {
+    const INTERPRETER: u64 = 3;
+    let number = |at: usize, size: usize| -> Outcome<u64> {
+        let bytes = file.get(at..at + size).ok_or("the file is too short for an ELF file")?;
+        Ok(bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    };
+    let (first, each, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    let kinds = (0..count).map(|n| number(usize::try_from(first + n * each)?, 4)).collect::<Outcome<Vec<u64>>>()?;
+    Ok(kinds.iter().filter(|kind| **kind == INTERPRETER).count() as f64)
 }

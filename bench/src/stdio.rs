@@ -67,8 +67,8 @@ fn drain(mut from: File) -> Outcome<u64> {
 
 /// Case `stdio`.
 pub fn through(bed: &Bed, report: &mut Report) -> Outcome {
-    let blocks: u64 = if bed.quick { 64 } else { 16384 };
-    for round in 0..bed.rounds(1, 5) {
+    let blocks = bed.pick(64, 16384, 16384);
+    for round in bed.turns(0, 3, 60) {
         for (peer, group) in bed.rotated(round) {
             let (rate, cpu) = out(bed, peer, group, blocks)?;
             report.add("stdio", "stdout, rate", "MB/s", peer.name, rate);
@@ -76,9 +76,44 @@ pub fn through(bed: &Bed, report: &mut Report) -> Outcome {
             let (rate, cpu) = into(bed, peer, group, blocks)?;
             report.add("stdio", "stdin, rate", "MB/s", peer.name, rate);
             report.add("stdio", "stdin, CPU of the shim", "s", peer.name, cpu);
+            let lost = replaced(bed, peer, group)?;
+            report.add("stdio", "stdout lost when its reader is replaced", "MB of 64", peer.name, lost);
         }
     }
     Ok(())
+}
+
+/// A containerd that restarts: the reader goes away in the middle, and another one opens the fifo.
+fn replaced(bed: &Bed, peer: &Peer, group: &Group) -> Outcome<f64> {
+    const BLOCKS: u64 = 1024;
+    let path = fifo(bed)?;
+    let first = {
+        let path = path.clone();
+        std::thread::spawn(move || -> Outcome<u64> {
+            let mut block = vec![0; 1 << 16];
+            let mut file = File::open(path)?;
+            file.read_exact(&mut block)?;
+            Ok(block.len() as u64)
+        })
+    };
+    let words = ["dd", "if=/dev/zero", "bs=64k", &format!("count={BLOCKS}")];
+    let mut created = Created::new(bed, peer, group, &words, ["", text(&path)?])?;
+    let exit = created.shim.wait(&created.id, "")?;
+    created.shim.start(&created.id.clone(), "")?;
+    let mut sum = first.join().map_err(|_| "the reader panicked")??;
+    // Until what writes has met the fifo that nobody reads: then it waits, or it is dead.
+    until_it_stands(group)?;
+    sum += drain(reopened(&path)?)?;
+    created.shim.status(exit)?;
+    created.end(bed, peer, group)?;
+    Ok(((BLOCKS << 16) - sum) as f64 / f64::from(1 << 20))
+}
+
+/// The reading end; at its end of file at once where nobody holds the other one any more.
+fn reopened(path: &Path) -> Outcome<File> {
+    let file = File::options().read(true).custom(rustix::fs::OFlags::NONBLOCK).open(path)?;
+    rustix::io::ioctl_fionbio(&file, false)?;
+    Ok(file)
 }
 
 fn out(bed: &Bed, peer: &Peer, group: &Group, blocks: u64) -> Outcome<(f64, f64)> {
@@ -134,7 +169,7 @@ fn into(bed: &Bed, peer: &Peer, group: &Group, blocks: u64) -> Outcome<(f64, f64
 
 /// One-byte lines that a container writes, while containerd and its clients are gone, until it blocks.
 pub fn unread(bed: &Bed, report: &mut Report) -> Outcome {
-    for (peer, group) in bed.rotated(0) {
+    bed.each(report, |peer, group, report| {
         let path = fifo(bed)?;
         let client = {
             let path = path.clone();
@@ -148,19 +183,15 @@ pub fn unread(bed: &Bed, report: &mut Report) -> Outcome {
         let exit = created.shim.wait(&created.id, "")?;
         created.shim.start(&created.id.clone(), "")?;
         until_it_stands(group)?;
-        let reader = {
-            // Non-blocking until it is open: where nobody holds the fifo there is nothing to come.
-            let file = File::options().read(true).custom(rustix::fs::OFlags::NONBLOCK).open(&path)?;
-            rustix::io::ioctl_fionbio(&file, false)?;
-            std::thread::spawn(move || drain(file))
-        };
+        let file = reopened(&path)?;
+        let reader = std::thread::spawn(move || drain(file));
         created.shim.kill(&created.id.clone())?;
         created.shim.status(exit)?;
         created.end(bed, peer, group)?;
         let lines = reader.join().map_err(|_| "the reader panicked")??;
         report.add("unread", "one-byte lines until it blocks", "lines", peer.name, lines as f64);
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Waits until the group uses no more CPU: then its writer is blocked, or dead.

@@ -29,7 +29,7 @@ impl Connection {
     pub fn open(address: &str) -> Outcome<Connection> {
         let stream = UnixStream::connect(address.trim_start_matches("unix://"))?;
         // A shim that does not answer must not stop a run for ever.
-        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(40)))?;
         Ok(Connection { stream, next: 1, arrived: HashMap::new() })
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bench::alone::{self, Counts, clones, execves, sum};
 use bench::bed::Bed;
-use bench::life::Standing;
+use bench::exec::Standing;
 use bench::{Outcome, bundle, memory};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -60,7 +60,7 @@ fn in_shim(job: impl Fn(&Bed, &mut Standing) -> Outcome, check: impl Fn(&Counts)
     let mut standing = Standing::new(&bed, peer, group, false)?;
     let shim = alone::parent_of(standing.pid)?;
     job(&bed, &mut standing)?;
-    let (_, counts) = alone::counting(shim, &bed.dir, || job(&bed, &mut standing))?;
+    let (_, counts) = alone::counting(&bed, shim, "", || job(&bed, &mut standing))?;
     standing.end(&bed, peer, group)?;
     group.until_empty()?;
     check(&counts)
