@@ -250,8 +250,9 @@ impl Container {
         let into = fill(&mut image, attach, request.stdio, theirs, None);
         let report = Report::new(None)?;
         let mut child = match Unborn::spawn(&mut image, &report, into) {
-            // Init has moved into a group below and hands controllers down: ours takes no processes in any more.
-            Err(e) if e.errno == Some(rustix::io::Errno::BUSY) => {
+            // Init has moved into a group below and hands controllers down: ours takes no processes in any more. A group that
+            // was asked for by name is that one or none.
+            Err(e) if e.errno == Some(rustix::io::Errno::BUSY) && request.cgroup.is_empty() => {
                 Unborn::spawn(&mut image, &report, self.cgroup.attach_beside(self.pid)?.into)?
             }
             spawned => spawned?,

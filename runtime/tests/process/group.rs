@@ -12,6 +12,7 @@ pub const TESTS: &[super::Test] = &[
     ("group::used_and_killed_before", used_and_killed_before),
     ("group::exec_where_a_clone_is_killed_at_birth", exec_where_a_clone_is_killed_at_birth),
     ("group::exec_in_a_group_below_that_was_killed", exec_in_a_group_below_that_was_killed),
+    ("group::exec_in_a_group_that_takes_nobody", exec_in_a_group_that_takes_nobody),
 ];
 
 /// Makes an empty group of the bundle and kills it. (Where there is no version 2 tree, there is nothing to it.)
@@ -66,5 +67,32 @@ fn exec_in_a_group_below_that_was_killed() -> Result<(), Failed> {
     let text = std::io::read_to_string(reader)?;
     assert_eq!(ended(&child.pidfd), 0);
     assert!(text.lines().all(|line| line.ends_with("/below")), "{text}");
+    Ok(())
+}
+
+/// Init has left for a group below, and both the container's group and `busy` hand controllers down: an exec without a word on
+/// groups goes to where init is, one that is to be in `busy` is refused.
+fn exec_in_a_group_that_takes_nobody() -> Result<(), Failed> {
+    let (host, bundle) = (bundle::host(), Bundle::new("busy", 0));
+    let running = Running::new(&host, &bundle, &json!({}));
+    let record = running.container.cgroup().record();
+    for place in record.v1.iter().chain(&record.unified) {
+        ["init", "busy", "busy/below"].iter().try_for_each(|name| std::fs::create_dir(place.dir().join(name)))?;
+    }
+    let Some(place) = &record.unified else { return Ok(()) }; // pure version 1 knows no such thing
+    let dir = place.dir();
+    std::fs::write(dir.join("init/cgroup.procs"), running.child.pid.to_string())?;
+    let controllers = std::fs::read_to_string(dir.join("cgroup.controllers"))?;
+    let all: String = controllers.split_whitespace().map(|name| format!("+{name} ")).collect();
+    for group in ["", "busy"] {
+        std::fs::write(dir.join(group).join("cgroup.subtree_control"), &all)?;
+    }
+    let process = process("exit 5");
+    let child = running.container.exec(&host, Running::exec(&process))?;
+    assert_eq!(ended(&child.pidfd), 5);
+    let named = runtime::Exec { cgroup: &["busy".to_owned()], ..Running::exec(&process) };
+    let error = running.container.exec(&host, named).expect_err("it takes nobody");
+    assert_eq!(error.errno, Some(rustix::io::Errno::BUSY), "{error}");
+    assert_eq!(running.container.cgroup().pids()?, [running.child.pid], "nobody but init is left");
     Ok(())
 }
