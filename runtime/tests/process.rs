@@ -12,6 +12,8 @@ mod census;
 mod crowd;
 #[path = "process/group.rs"]
 mod group;
+#[path = "process/listener.rs"]
+mod listener;
 #[path = "process/place.rs"]
 mod place;
 #[allow(dead_code, reason = "shared by two programs")]
@@ -34,7 +36,7 @@ fn main() {
     watchdog::start();
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1); // descriptors, groups and the signal mask are this process'
-    let tests = [words::TESTS, place::TESTS, crowd::TESTS, group::TESTS, syscalls::TESTS].concat();
+    let tests = [words::TESTS, place::TESTS, crowd::TESTS, group::TESTS, listener::TESTS, syscalls::TESTS].concat();
     let trial = |(name, test): Test| {
         Trial::test(name, move || {
             watchdog::alive(name);

@@ -3,7 +3,9 @@
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
     connect, sendmsg, socket_with,
@@ -12,6 +14,9 @@ use serde_json::json;
 
 use super::hooks::Subject;
 use crate::error::{Error, Result};
+
+/// How long the agent may take to accept the connection, and to read.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Fetches the descriptor out of the child, which waits, and sends it with the state to `listenerPath`.
 pub fn hand_over(pidfd: BorrowedFd<'_>, number: u32, pid: u32, subject: Subject<'_>) -> Result<()> {
@@ -34,6 +39,8 @@ pub fn hand_over(pidfd: BorrowedFd<'_>, number: u32, pid: u32, subject: Subject<
     let address = SocketAddrUnix::new(path).map_err(|e| failed("connect", e))?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
     let socket = socket.map_err(|e| failed("socket", e))?;
+    // Holds for connect, too: an agent that has stopped says EAGAIN, and does not hold the container for ever.
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).map_err(|e| failed("setsockopt", e))?;
     connect(&socket, &address).map_err(|e| failed("connect", e))?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
