@@ -10,7 +10,7 @@ use super::Version;
 use super::file::{self, fault};
 use super::freeze;
 use crate::error::{Error, Kind, Result};
-use crate::sys::pidfd_send_any_signal;
+use crate::sys::signal_pidfd;
 
 /// Kills at once all of a version 2 group and below, also what is frozen and what is being forked.
 /// `Ok(false)`: the kernel (before 5.14) has no `cgroup.kill`.
@@ -36,7 +36,7 @@ pub(super) fn held_still(freezer: Option<(&Path, Version)>, pids: &dyn Fn() -> R
     for _ in 0..100 {
         if let Some((dir, version)) = freezer {
             // Not being able to freeze makes it a race, not a failure.
-            let _ = freeze::freeze(dir, version);
+            let _raced = freeze::freeze(dir, version);
         }
         let round = pids().and_then(|now| {
             let new: Vec<u32> = now.into_iter().filter(|pid| !killed.contains(pid)).collect();
@@ -69,7 +69,7 @@ pub(super) fn signal(pids: &[u32], signal: i32, group: &dyn Fn() -> Result<Vec<u
         let still = group()?;
         for (number, fd) in held {
             let sent = match fd {
-                Ok(fd) if still.contains(&number) => pidfd_send_any_signal(fd.as_fd(), signal),
+                Ok(fd) if still.contains(&number) => signal_pidfd(fd.as_fd(), signal),
                 Ok(_) => Ok(()),
                 Err(e) => Err(e),
             };

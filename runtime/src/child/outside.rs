@@ -1,13 +1,14 @@
 //! Operations that only the parent carries out, in its own sections: here std and allocation are allowed.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
-use super::call::{self, Outcome};
+use super::call::Outcome;
 use super::image::Image;
 use crate::plan::{Bytes, Slot, Str};
+use crate::sys;
 
 /// Borrows a descriptor of the table.
 fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>, i32> {
@@ -33,7 +34,7 @@ pub fn copy_up(image: &Image<'_>, root: Slot, from: Str, into: Slot) -> Outcome 
             // What fsmount(2) gives is a place only, as if opened with O_PATH: its mode and owner cannot be changed.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let into = rustix::fs::openat(into, ".", flags, Mode::empty()).map_err(number)?;
-            copy_dir(&from, std::os::fd::AsFd::as_fd(&into), 0).map_err(number)?;
+            copy_dir(&from, into.as_fd(), 0).map_err(number)?;
         }
         Err(Errno::NOENT | Errno::NOTDIR) => {}
         Err(e) => return Err(number(e)),
@@ -77,7 +78,7 @@ fn copy_entry(from: &OwnedFd, into: BorrowedFd<'_>, name: &std::ffi::CStr, depth
             rustix::fs::mkdirat(into, name, Mode::RWXU)?;
             let source = rustix::fs::openat(from, name, open | OFlags::DIRECTORY, Mode::empty())?;
             let target = rustix::fs::openat(into, name, open | OFlags::DIRECTORY, Mode::empty())?;
-            return copy_dir(&source, std::os::fd::AsFd::as_fd(&target), depth + 1);
+            return copy_dir(&source, target.as_fd(), depth + 1);
         }
         FileType::RegularFile => {
             let source = rustix::fs::openat(from, name, open, Mode::empty())?;
@@ -100,33 +101,22 @@ fn copy_entry(from: &OwnedFd, into: BorrowedFd<'_>, name: &std::ffi::CStr, depth
     Ok(())
 }
 
-/// A user namespace with these maps, for mount_setattr(2) MOUNT_ATTR_IDMAP. It lives on through its descriptor; the child
-/// that made it is ended at once.
+/// A user namespace with these maps, for mount_setattr(2) MOUNT_ATTR_IDMAP. It lives on through its descriptor; the process
+/// that made it is ended at once, and ends with us if we are killed.
 pub fn map_namespace(image: &mut Image<'_>, uids: Bytes, gids: Bytes, into: Slot) -> Outcome {
-    let mut pidfd: RawFd = -1;
-    let pid = call::fork(libc::CLONE_NEWUSER as u64, Some(&mut pidfd), None)?;
-    if pid == 0 {
-        // Waits to be killed: the maps are written from outside.
-        loop {
-            let _woken = call::poll_in(-1, 0);
-        }
-    }
-    // SAFETY: clone3 has just made it for us.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let parked = sys::park_in_user_namespace().map_err(number)?;
     let write = |file: &str, bytes| {
-        std::fs::write(format!("/proc/{pid}/{file}"), image.bytes(bytes))
+        std::fs::write(format!("/proc/{}/{file}", parked.pid), image.bytes(bytes))
             .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))
     };
     let opened = write("uid_map", uids).and_then(|()| write("gid_map", gids)).and_then(|()| {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        rustix::fs::open(format!("/proc/{pid}/ns/user"), flags, Mode::empty()).map_err(number)
+        rustix::fs::open(format!("/proc/{}/ns/user", parked.pid), flags, Mode::empty()).map_err(number)
     });
-    let _gone = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-    let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
+    drop(parked.leash);
+    let id = rustix::process::WaitId::PidFd(parked.pidfd.as_fd());
     // ECHILD: somebody else has swept it up, which is as good.
     let _reaped = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED);
-    let namespace = opened?;
-    image.put(into, std::os::fd::IntoRawFd::into_raw_fd(namespace) as usize);
-    debug_assert!(pidfd.as_raw_fd() > 2);
+    image.put(into, opened?.into_raw_fd() as usize);
     Ok(0)
 }

@@ -193,12 +193,3 @@ pub(crate) fn bpf_cgroup_device_programs(group: BorrowedFd<'_>) -> Result<Vec<Ow
     }
     Ok(programs)
 }
-
-/// `int pidfd_send_signal(int pidfd, int sig, siginfo_t *info, unsigned int flags)`, pidfd_send_signal(2), also for
-/// real-time signals, whose numbers rustix does not let through.
-pub(crate) fn pidfd_send_any_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), rustix::io::Errno> {
-    let info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: no memory is passed; the kernel checks the descriptor and the number.
-    let ret = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) };
-    if ret < 0 { Err(last_errno()) } else { Ok(()) }
-}
