@@ -52,16 +52,17 @@ fn one(hook: &Hook, subject: Subject<'_>) -> Result<()> {
     let mut child = crate::reap::born(|| command.spawn().map(|c| (c.id(), c))).map_err(|e| failed("start", &e))?;
     let _ours = Forget(child.id());
     let limit = hook.timeout.filter(|t| *t > 0).map(|t| Duration::from_secs(t as u64));
-    let status = match wait(&mut child, limit) {
+    let waited = wait(&mut child, limit);
+    let status = match waited {
         Ok(Some(status)) => status,
-        Ok(None) => {
+        Ok(None) | Err(_) => {
             // Gone already is as good as killed.
             let _killed = child.kill();
             child.wait().map_err(|e| failed("wait", &e))?;
+            waited.map_err(|e| failed("wait", &e))?;
             let reason = format!("ran past specified timeout of {}s", hook.timeout.unwrap_or(0));
             return Err(Error::new(Kind::Kernel, "hook", &hook.path, reason));
         }
-        Err(e) => return Err(failed("wait", &e)),
     };
     if status.success() {
         return Ok(());
