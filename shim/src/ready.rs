@@ -25,6 +25,17 @@ pub fn for_both(fd: OwnedFd) -> io::Result<Fd> {
     register(fd, Interest::READABLE | Interest::WRITABLE)
 }
 
+/// Registers a child's pidfd. On an error the child, of which nobody would hear any more, is killed; the sweep takes it.
+#[expect(deprecated, reason = "as with `register`")]
+pub fn for_exit(pidfd: OwnedFd) -> io::Result<Fd> {
+    AsyncFd::try_with_interest(pidfd, Interest::READABLE).map_err(|error| {
+        let (pidfd, error) = error.into_parts();
+        // Gone already is as good as killed.
+        let _killed = runtime::reap::signal(&pidfd, 9);
+        error
+    })
+}
+
 #[expect(
     deprecated,
     reason = "its successor is unsafe for the sake of types whose descriptor changes; an OwnedFd's does not"
