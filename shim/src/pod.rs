@@ -9,7 +9,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use runtime::{Error, Record, Result};
+use runtime::{Error, Kind, Record, Result};
 
 const DIRECTORY: &str = "members";
 
@@ -41,14 +41,16 @@ pub fn note(bundle: &Path, record: &Record) -> Result<()> {
 /// for which `delete` has nothing to do.
 pub fn forget(bundle: &Path, id: &str) {
     if let Some(place) = place(bundle, id) {
-        let _ = fs::remove_dir_all(place);
+        let _removed = fs::remove_dir_all(place);
     }
 }
 
-/// The copies in the bundle of a pod's first container.
-pub fn noted(bundle: &Path) -> Vec<Record> {
+/// The copies in the bundle of a pod's first container. Errors: one that cannot be read; not one that was only begun, which is
+/// of a container whose create has failed.
+pub fn noted(bundle: &Path) -> Vec<Result<Record>> {
     let entries = fs::read_dir(bundle.join(DIRECTORY)).into_iter().flatten().flatten();
-    entries.filter_map(|entry| Record::load(&entry.path()).ok()).collect()
+    let records = entries.map(|entry| Record::load(&entry.path()));
+    records.filter(|record| !matches!(record, Err(e) if e.kind == Kind::NotFound)).collect()
 }
 
 #[cfg(test)]
@@ -79,8 +81,10 @@ mod tests {
         assert!(noted(&pod).is_empty());
         note(&member, &record("member")).unwrap();
         note(&member, &record("member")).unwrap();
-        let ids: Vec<String> = noted(&pod).into_iter().map(|record| record.id).collect();
+        let ids: Vec<String> = noted(&pod).into_iter().map(|record| record.unwrap().id).collect();
         assert_eq!(ids, ["member"]);
+        fs::write(pod.join(DIRECTORY).join("member").join(Record::FILE), "{").unwrap();
+        assert!(matches!(noted(&pod)[..], [Err(_)]), "a broken one is told of");
         forget(&member, "member");
         assert!(noted(&pod).is_empty());
         fs::remove_dir_all(&pod).unwrap();

@@ -377,6 +377,32 @@ fn delete_after_a_crash_undoes_what_is_left_and_may_be_repeated() {
     assert_eq!(state.delete("pod").pid, 4711);
 }
 
+/// Whether the pod's shim lives cannot be found out: then its members are left alone.
+#[test]
+fn delete_in_doubt_spares_the_members() {
+    let state = State::new();
+    let (pod, member) = (state.make("pod", "{}"), state.make("member", "{}"));
+    fs::write(member.join("sandbox"), "pod").unwrap();
+    let mut init = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+    let start_time = runtime::container::start_time(init.id()).unwrap();
+    let record = serde_json::json!({"version": 1, "id": "member", "bundle": member, "pid": init.id(), "startTime": start_time,
+        "cgroup": runtime::cgroup::Layout::read().unwrap().place("/mini-in-doubt/member", "member").unwrap()});
+    fs::write(member.join("mini.json"), record.to_string()).unwrap();
+    let socket = pod.join("socket");
+    let _not_a_shim = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    fs::write(pod.join("address"), format!("unix://{}", socket.display())).unwrap();
+    let output = state.call("pod", "delete", b"", |_| {});
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("connect"), "{output:?}");
+    assert!(socket.exists() && member.join("mini.json").exists(), "{said}");
+    assert!(init.try_wait().unwrap().is_none(), "it lives");
+    // With the doubt the member goes.
+    fs::remove_file(&socket).unwrap();
+    state.delete("pod");
+    assert!(!member.join("mini.json").exists());
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&init.wait().unwrap()), Some(9));
+}
+
 #[test]
 fn the_daemon_leaves_orderly_at_sigterm() {
     let state = State::new();

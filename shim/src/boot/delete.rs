@@ -32,7 +32,8 @@ pub fn delete(flags: &Flags) -> Result<()> {
     for socket in sockets {
         served |= socket.remove_if_abandoned().unwrap_or_else(|e| {
             left.push(e);
-            false
+            // Better leftovers than the end of a living pod.
+            true
         });
     }
     if !served {
@@ -42,8 +43,12 @@ pub fn delete(flags: &Flags) -> Result<()> {
             clean(member, &mut left);
         }
         // And those whose bundles containerd has removed meanwhile.
-        for record in pod::noted(&bundle).iter().filter(|record| !members.contains(&record.bundle)) {
-            left.extend(record.destroy().err());
+        for noted in pod::noted(&bundle) {
+            match noted {
+                Ok(record) if members.contains(&record.bundle) => {}
+                Ok(record) => left.extend(record.destroy().err()),
+                Err(e) => left.push(e),
+            }
         }
     }
     for error in left {

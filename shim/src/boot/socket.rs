@@ -54,13 +54,18 @@ impl Address {
     }
 
     /// Whether somebody listens.
-    pub fn is_served(&self) -> bool {
-        let Ok(address) = SocketAddrUnix::new(&self.0) else { return false };
-        let Ok(socket) = unix_socket() else { return false };
+    ///
+    /// # Errors
+    /// It cannot be found out (no descriptor, no memory, no socket of this kind): nobody may take it for abandoned then.
+    pub fn is_served(&self) -> Result<bool> {
+        let failed = |op, e| Error::sys(op, self.0.display().to_string(), e);
+        let address = SocketAddrUnix::new(&self.0).map_err(|e| failed("connect", e))?;
+        let socket = unix_socket().map_err(|e| failed("socket", e))?;
         match rustix::net::connect(&socket, &address) {
             // AGAIN: it listens and is very busy.
-            Ok(()) | Err(Errno::AGAIN) => true,
-            Err(_) => false,
+            Ok(()) | Err(Errno::AGAIN) => Ok(true),
+            Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+            Err(e) => Err(failed("connect", e)),
         }
     }
 
@@ -77,7 +82,7 @@ impl Address {
         if !std::fs::symlink_metadata(&self.0).is_ok_and(|m| m.file_type().is_socket()) {
             return Ok(false);
         }
-        if self.is_served() {
+        if self.is_served()? {
             return Ok(true);
         }
         match std::fs::remove_file(&self.0) {
@@ -217,7 +222,7 @@ mod tests {
         let Claim::Ours(first) = claim(&address).unwrap() else { panic!("taken") };
         let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&below), mode(address.path())), (0o700, 0o600));
-        assert!(address.is_served() && matches!(claim(&address).unwrap(), Claim::Served));
+        assert!(address.is_served().unwrap() && matches!(claim(&address).unwrap(), Claim::Served));
         assert!(address.remove_if_abandoned().unwrap());
         drop(first);
         assert!(address.path().exists());
@@ -253,6 +258,12 @@ mod tests {
         let address = Address::new(dir.path().to_str().unwrap(), "/c", "n", "g", false);
         std::fs::write(address.path(), "not a socket").unwrap();
         assert!(claim(&address).is_err());
+        assert!(address.path().exists());
+        // Somebody has it, if not for what we want.
+        std::fs::remove_file(address.path()).unwrap();
+        let _other = std::os::unix::net::UnixDatagram::bind(address.path()).unwrap();
+        assert_eq!(claim(&address).unwrap_err().errno, Some(Errno::PROTOTYPE));
+        assert!(address.remove_if_abandoned().is_err());
         assert!(address.path().exists());
     }
 }
