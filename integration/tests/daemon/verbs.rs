@@ -10,6 +10,8 @@ pub fn checkpoint_is_refused(bed: &Bed) -> Outcome {
     let path = images.to_str().ok_or("path")?;
     bed.ctr(&["task", "checkpoint", "--image-path", path, &id])?.failed_with("checkpoint is not implemented")?;
     ensure!(images.read_dir()?.next().is_none(), "something was written to {images:?}");
+    bed.ctr(&["container", "checkpoint", "--task", &id, "a-checkpoint"])?
+        .failed_with("checkpoint is not implemented")?;
     // And the container runs on.
     bed.exec_sh(&id, &[], "echo alive")?.ok()?.says("alive\n")?;
     Ok(())
