@@ -212,20 +212,25 @@ impl Docker {
         let program = testbed().join("docker/bin/docker").display().to_string();
         let mut argv = vec![program.as_str()];
         argv.extend(arguments);
-        self.beside(env, &argv)
+        self.beside(LIMIT, env, &argv)
     }
 
     /// A shell script beside dockerd, with its client and the programs under test in the PATH, not started.
     pub fn shell(&self, script: &str) -> Command {
-        self.beside(&[], &["bash", "-c", script])
+        self.beside(LIMIT, &[], &["bash", "-c", script])
     }
 
-    fn beside(&self, env: &[(&str, &str)], argv: &[&str]) -> Command {
+    /// Runs such a script to its end, which may take the time given.
+    pub fn shell_within(&self, limit: Duration, script: &str) -> Outcome<Output> {
+        client::start(self.beside(limit, &[], &["bash", "-c", script]), script.to_owned(), limit)?.wait()
+    }
+
+    fn beside(&self, limit: Duration, env: &[(&str, &str)], argv: &[&str]) -> Command {
         let (cli, bin) = (self.home().join("cli"), testbed().join("docker/bin"));
         let programs = bin_dir().unwrap_or_default();
         let (cli, path) = (cli.display().to_string(), format!("{}:{}:{PATH}", bin.display(), programs.display()));
         let own = [("PATH", path.as_str()), ("DOCKER_HOST", SOCKET), ("DOCKER_CONFIG", &cli), ("TERM", "xterm")];
-        self.containerd.host.command(Some(LIMIT), &[&own, env].concat(), argv)
+        self.containerd.host.command(Some(limit), &[&own, env].concat(), argv)
     }
 
     /// The answer of dockerd's API to a GET, as JSON: the client rounds numbers.

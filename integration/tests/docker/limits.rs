@@ -79,12 +79,13 @@ pub fn what_dockerd_refuses(docker: &Docker) -> Outcome {
         (&["--cpu-rt-runtime", "2000000", "--cpu-rt-period", "1000000"], "cpu real-time"),
         (&["--ulimit", "nofile=9:3"], "ulimit soft limit must be less than or equal to hard limit"),
         (&["--device-cgroup-rule", "x 1:1 rwm"], "invalid device cgroup format"),
-        (&["--device", "/dev/no-such"], "no such file or directory"),
         (&["--pid", "container:no-such"], "No such container: no-such"),
         (&["--hostname", "x", "--uts", "host"], "conflicting options"),
     ] {
         docker.run(flags, &["true"])?.exited(125)?.failed_with(words)?;
     }
+    // The client takes words of dockerd's for those of a missing program.
+    docker.run(&["--device", "/dev/no-such"], &["true"])?.exited(127)?.failed_with("gathering device information")?;
     Ok(())
 }
 

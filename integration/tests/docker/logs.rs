@@ -137,6 +137,31 @@ pub fn much_output_arrives_unchanged(docker: &Docker) -> Outcome {
     Ok(())
 }
 
+/// Lines longer than any buffer, as fast as they come (64 MB, 1 GB in the soak): the attached client and the log have the
+/// same bytes.
+pub fn equal_checksums(docker: &Docker) -> Outcome {
+    let limit = LIMIT * 15;
+    let blocks = if std::env::var_os("MINI_SOAK").is_some() { 128 } else { 8 };
+    let directory = docker.directory("block")?;
+    let line = |number: usize| format!("{number} {}\n", number.to_string().repeat(40_000 / number.to_string().len()));
+    let mut block: String = (1000..1210).map(line).collect();
+    block.truncate(8 << 20);
+    std::fs::write(directory.join("block"), block)?;
+    let volume = format!("{}:/mnt:ro", directory.display());
+    let script = format!("i=0; while [ $i -lt {blocks} ]; do i=$((i+1)); cat /mnt/block || exit 1; done");
+    let expected = docker
+        .shell_within(limit, &format!("cd {}; {{ {script}; }} | md5sum", directory.display()).replace("/mnt/", ""))?;
+    let expected = expected.ok()?.text();
+    let id = docker.id();
+    let words = docker.words("run", &["--name", &id, "--volume", &volume], &["sh", "-c", &script]);
+    let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    let output = docker.shell_within(limit, &format!("set -o pipefail; docker {} | md5sum", quoted.join(" ")))?.ok()?;
+    ensure!(output.text() == expected, "the attached client has {}, not {expected}", output.text());
+    let output = docker.shell_within(limit, &format!("set -o pipefail; docker logs {id} | md5sum"))?.ok()?;
+    ensure!(output.text() == expected, "the log has {}, not {expected}", output.text());
+    Ok(())
+}
+
 pub fn local_driver_and_none(docker: &Docker) -> Outcome {
     let id = docker.detached(&["--log-driver", "local"], &["echo", "kept"])?;
     docker.docker(&["wait", &id])?.ok()?;

@@ -38,6 +38,7 @@ fn main() {
             logs::since_and_until,
             logs::follow_from_a_point,
             logs::much_output_arrives_unchanged,
+            logs::equal_checksums,
             logs::local_driver_and_none,
             exec::output_errors_and_exit_codes,
             exec::user_cwd_and_environment,
