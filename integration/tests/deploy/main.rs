@@ -7,7 +7,7 @@ mod whole;
 use integration::containerd::LIMIT;
 use integration::{Outcome, Version, bin_dir, ensure, eventually};
 use libtest_mimic::{Arguments, Trial};
-use node::{DROP_IN, Node};
+use node::{DROP_IN, LINK, Node};
 
 /// The binary to install.
 pub fn shim() -> Outcome<String> {
@@ -30,9 +30,9 @@ fn imports() -> String {
     format!("imports = [\"{}\"]", DROP_IN.replace("mini.toml", "*.toml"))
 }
 
-fn life(version: Version) -> Outcome {
+fn life(version: Version, format: u32) -> Outcome {
     // 1.x takes a drop-in's CRI table for all of it; there only an unset one can be added to.
-    let node = Node::start(version, &imports(), "")?;
+    let node = Node::start_in(version, format, &imports(), "")?;
     let config = std::fs::read(node.containerd.config())?;
     let (shim, (other, broken)) = (shim()?, other_shims(&node)?);
     if version.is_1() {
@@ -68,15 +68,33 @@ fn life(version: Version) -> Outcome {
 }
 
 fn life_1_6() -> Outcome {
-    life(Version::C1_6)
+    life(Version::C1_6, 2)
 }
 
 fn life_2_1() -> Outcome {
-    life(Version::C2_1)
+    life(Version::C2_1, 3)
 }
 
 fn life_2_3() -> Outcome {
-    life(Version::C2_3)
+    life(Version::C2_3, 3)
+}
+
+fn life_2_3_of_version_4() -> Outcome {
+    life(Version::C2_3, 4)
+}
+
+/// Where the installer refuses: the table of deploy/ in config.toml, the binary where containerd's PATH leads.
+fn by_hand_1_7() -> Outcome {
+    let file = include_str!("../../../deploy/containerd-v2.toml");
+    let table = file.split_once("version = 2\n").ok_or("containerd-v2.toml is of another version")?.1;
+    let node = Node::start(Version::C1_7, "", table)?;
+    let copied = node.containerd.host.command(Some(LIMIT), &[], &["install", "-m", "755", &shim()?, LINK]).status()?;
+    ensure!(copied.success(), "the binary was not copied");
+    node.install("verify", &shim()?)?.ok()?;
+    let pod = node.pod()?;
+    node.crictl(&["stopp", &pod])?.ok()?;
+    node.crictl(&["rmp", &pod])?.ok()?;
+    Ok(())
 }
 
 fn config_that_imports_nothing() -> Outcome {
@@ -105,10 +123,12 @@ type Case = (&'static str, fn() -> Outcome);
 
 fn main() {
     let arguments = Arguments::from_args();
-    let cases: [Case; 8] = [
+    let cases: [Case; 10] = [
         ("life_1_6", life_1_6),
         ("life_2_1", life_2_1),
         ("life_2_3", life_2_3),
+        ("life_2_3_of_version_4", life_2_3_of_version_4),
+        ("by_hand_1_7", by_hand_1_7),
         ("config_that_imports_nothing", config_that_imports_nothing),
         ("overhead_is_measured", overhead_is_measured),
         ("page_kubernetes", whole::page_kubernetes),

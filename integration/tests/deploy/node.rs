@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where tests that name it have the drop-in.
 pub const DROP_IN: &str = "/run/conf.d/mini.toml";
-const LINK: &str = "/usr/local/bin/containerd-shim-mini-v2";
+/// What the installer makes lead to the binary.
+pub const LINK: &str = "/usr/local/bin/containerd-shim-mini-v2";
 const VERSIONS: &str = "/usr/local/lib/mini";
 /// Made by whoever wants containerd restarted, removed when that is done.
 pub const WANTED: &str = "/run/restart-wanted";
@@ -28,11 +29,15 @@ pub struct Node {
 impl Node {
     /// Starts one with more keys and tables in containerd's configuration.
     pub fn start(version: Version, keys: &str, tables: &str) -> Outcome<Node> {
+        Node::start_in(version, cri::format(version), keys, tables)
+    }
+
+    /// The same with a config.toml in the format of that number.
+    pub fn start_in(version: Version, format: u32, keys: &str, tables: &str) -> Outcome<Node> {
         let containerd = Arc::new(Containerd::start(version, Runtime::Runc)?);
         let script = "mkdir -p /run/upper /run/layer && mount -t tmpfs tmpfs /run/layer && mkdir /run/layer/up /run/layer/work \
                       && mount -t overlay overlay -o lowerdir=/usr/local,upperdir=/run/layer/up,workdir=/run/layer/work /usr/local";
         ensure!(containerd.host.command(Some(LIMIT), &[], &["sh", "-c", script]).status()?.success(), "no overlay");
-        let format = cri::format(version);
         let pinned = match version {
             version if version.is_1() => format!(
                 "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = {PAUSE:?}\nrestrict_oom_score_adj = true\n"
