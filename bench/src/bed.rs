@@ -10,6 +10,9 @@ use crate::group::{Group, Groups};
 use crate::report::Report;
 use crate::shim::Peer;
 
+/// After this, on a machine slower than thought, cases have no more rounds than they must.
+const LIMIT: Duration = Duration::from_secs(22 * 60);
+
 /// How long a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
@@ -35,6 +38,7 @@ pub struct Bed {
     pub dir: PathBuf,
     /// How long a run is.
     pub length: Length,
+    started: Instant,
     /// Where results go.
     pub out: PathBuf,
     /// Whether tables of system calls go there too.
@@ -71,7 +75,19 @@ impl Bed {
         listen(&events)?;
         let bundles = Bundles::new(dir)?;
         let out = std::env::var_os("MINI_BENCH_OUT").map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
-        Ok(Bed { peers, groups, bundles, events, dir: dir.to_owned(), length, out, keeps: false, bin, _all: all })
+        Ok(Bed {
+            peers,
+            groups,
+            bundles,
+            events,
+            dir: dir.to_owned(),
+            length,
+            started: Instant::now(),
+            out,
+            keeps: false,
+            bin,
+            _all: all,
+        })
     }
 
     /// Another group beside those of the peers.
@@ -93,7 +109,9 @@ impl Bed {
         let named = std::env::var("MINI_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok());
         let seconds = self.pick(0, seconds, 3 * seconds);
         let (least, seconds) = named.map_or((self.pick(least.min(2), least, least), seconds), |rounds| (rounds, 0));
-        Turns { next: 0, least: warm + least, end: Instant::now() + Duration::from_secs(seconds) }
+        let end =
+            (Instant::now() + Duration::from_secs(seconds)).min(self.started + self.pick(LIMIT, LIMIT, 4 * LIMIT));
+        Turns { next: 0, least: warm + least, end }
     }
 
     /// Leaves out a peer, for good.

@@ -1,6 +1,8 @@
 //! What all peers are given: the same root file system and the config.json that `ctr run` 2.1 writes.
 
 use serde_json::{Value, json};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::Outcome;
@@ -53,9 +55,9 @@ impl Bundles {
         let fifo = dir.join("log");
         let mode = rustix::fs::Mode::from_raw_mode(0o700);
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0)?;
-        // containerd reads it; a pipe's worth is more than any peer says here.
-        let log = std::fs::File::options().read(true).write(true).open(&fifo)?;
-        Ok(Bundle { dir, lower: self.dir.join("lower"), _log: log })
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let log = std::fs::File::options().read(true).write(true).custom_flags(flags).open(&fifo)?;
+        Ok(Bundle { dir, lower: self.dir.join("lower"), log })
     }
 }
 
@@ -64,7 +66,7 @@ pub struct Bundle {
     /// Its path.
     pub dir: PathBuf,
     lower: PathBuf,
-    _log: std::fs::File,
+    log: std::fs::File,
 }
 
 impl Bundle {
@@ -76,6 +78,13 @@ impl Bundle {
             format!("upperdir={}", dir("upper")),
             format!("lowerdir={}", self.lower.display()),
         ]
+    }
+
+    /// Reads what the shim has logged, as containerd does: the Rust shim stops when nobody reads, and says more in a hundred
+    /// requests than a pipe holds.
+    pub fn read_log(&self) {
+        let mut buffer = [0; 1 << 14];
+        while (&self.log).read(&mut buffer).is_ok_and(|count| count > 0) {}
     }
 
     /// Mounts it, for a runtime without a shim.

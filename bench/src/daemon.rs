@@ -146,7 +146,7 @@ pub fn run(bed: &Bed, report: &mut Report) -> Outcome {
 pub fn parallel(bed: &Bed, report: &mut Report) -> Outcome {
     let count = bed.pick(4, 50, 200);
     let all = all(bed)?;
-    for round in bed.turns(0, 2, 120) {
+    for round in bed.turns(0, 2, 100) {
         for n in (0..all.len()).map(|n| (n + round) % all.len()) {
             let one = &all[n];
             let mut rates = Vec::new();

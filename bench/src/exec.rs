@@ -55,7 +55,9 @@ impl<'a> Standing<'a> {
         self.shim.start(&id, "")?;
         self.shim.ended(exit)?;
         self.shim.delete(&id, "")?;
-        Ok(ms(started.elapsed()))
+        let took = started.elapsed();
+        self.bundle.read_log();
+        Ok(ms(took))
     }
 
     /// Exec, Start, exit, Delete of `true`.
@@ -68,7 +70,9 @@ impl<'a> Standing<'a> {
         self.shim.start(&id, &exec)?;
         self.shim.ended(exit)?;
         self.shim.delete(&id, &exec)?;
-        Ok(ms(started.elapsed()))
+        let took = started.elapsed();
+        self.bundle.read_log();
+        Ok(ms(took))
     }
 }
 
@@ -147,7 +151,7 @@ pub fn seccomp(bed: &Bed, report: &mut Report) -> Outcome {
     let floor = Floor::new(bed)?;
     let (mut plain, mut filtered) = (stand(bed, false)?, stand(bed, true)?);
     let count = plain.len();
-    for round in bed.turns(WARM, 20, 60) {
+    for round in bed.turns(WARM, 20, 45) {
         let counts = round >= WARM;
         let add = |report: &mut Report, who: &str, without: f64, with: f64| {
             if counts {

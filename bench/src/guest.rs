@@ -13,9 +13,8 @@ const CASE: &str = "calls-v2";
 ///
 /// Errors: the guest does not boot; the case failed in it.
 pub fn calls(bed: &Bed, report: &mut Report) -> Outcome {
-    let out = bed.out.join("guest");
+    let out = bed.dir.join("guest");
     std::fs::create_dir_all(&out)?;
-    let _old = std::fs::remove_file(out.join("raw.csv"));
     let names: Vec<&str> = bed.peers.iter().map(|peer| peer.name).collect();
     let mut command = Command::new("scripts/guest-run");
     command.args(["--timeout", "400", "--share"]).arg(&out).arg("--").arg(std::env::current_exe()?).arg("calls");

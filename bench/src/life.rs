@@ -75,7 +75,7 @@ fn life(bed: &Bed, peer: &Peer, group: &Group, seccomp: bool) -> Outcome<Lived> 
 
 /// Case `life` and `life-seccomp`.
 fn lives(bed: &Bed, report: &mut Report, case: &'static str, seccomp: bool) -> Outcome {
-    for round in bed.turns(1, 20, 70) {
+    for round in bed.turns(1, 20, 60) {
         for (peer, group) in bed.rotated(round) {
             group.until_empty()?;
             let before = group.cpu()?;
@@ -153,7 +153,7 @@ pub fn at_once(count: usize, width: usize, job: impl Fn() -> Outcome + Sync) -> 
 /// Lives per second, so many at a time.
 pub fn parallel(bed: &Bed, report: &mut Report) -> Outcome {
     let count = bed.pick(8, 100, 200);
-    for round in bed.turns(0, 2, 160) {
+    for round in bed.turns(0, 2, 130) {
         for (peer, group) in bed.rotated(round) {
             let mut rates = Vec::new();
             for width in WIDTHS {

@@ -101,7 +101,7 @@ fn run(only: &[String], length: Length) -> Outcome<bool> {
     Ok(complete)
 }
 
-/// `bench flame [PROGRAM…]`: perf script's output on stdin becomes a flame graph on stdout.
+/// `bench flame [PROGRAM…]`: perf script's output on stdin becomes a flame graph of all but these programs on stdout.
 fn flame(programs: &[String]) -> ExitCode {
     let programs: Vec<&str> = programs.iter().map(String::as_str).collect();
     match std::io::read_to_string(std::io::stdin()) {

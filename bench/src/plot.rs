@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use crate::report::{Quantity, figure};
 
-const COLOURS: [&str; 7] = ["#1c7ed6", "#2f9e44", "#9c36b5", "#e8a90c", "#0c8599", "#868e96", "#495057"];
+const COLOURS: [&str; 9] =
+    ["#1c7ed6", "#2f9e44", "#9c36b5", "#e8a90c", "#4263eb", "#66a80f", "#ae3ec9", "#868e96", "#495057"];
 /// Whom the plots are about.
 const MINI: &str = "#d9480f";
 const HEAD: &str =

@@ -22,6 +22,7 @@ pub fn ask(bed: &Bed, report: &mut Report) -> Outcome {
                 let before = group.cpu_of_shim()?;
                 for _ in 0..count {
                     standing.shim.ask(method, &id)?;
+                    standing.bundle.read_log();
                 }
                 let cpu = (group.cpu_of_shim()? - before) as f64 / 1e3 / f64::from(count);
                 if round > 0 {
@@ -52,6 +53,7 @@ pub fn every_second(bed: &Bed, report: &mut Report) -> Outcome {
             for pod in &mut pods {
                 let id = pod.id.clone();
                 pod.shim.ask("Stats", &id)?;
+                pod.bundle.read_log();
             }
             // A shim that is too slow for a second makes it longer, which its share then hides no less.
             std::thread::sleep((started + Duration::from_secs(second)).saturating_duration_since(Instant::now()));
