@@ -41,14 +41,6 @@ pub struct Stdio {
 }
 
 impl Stdio {
-    /// Further descriptors of the same files.
-    fn try_clone(&self) -> Result<Self> {
-        let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
-        let copies =
-            || Ok(Self { stdin: copy(&self.stdin)?, stdout: copy(&self.stdout)?, stderr: copy(&self.stderr)? });
-        copies().map_err(|e: std::io::Error| Error::io("dup", "stdio", &e))
-    }
-
     fn given(&self) -> [bool; 3] {
         [self.stdin.is_some(), self.stdout.is_some(), self.stderr.is_some()]
     }
@@ -212,17 +204,18 @@ impl Container {
     /// On an error nothing is left behind.
     pub fn exec(&self, host: &Host, request: Exec<'_>) -> Result<Child> {
         let groups = request.cgroup;
-        let again = Exec { stdio: request.stdio.try_clone()?, ..request };
         let mut stillborn = false;
         let attach = self.cgroup.attach_below(groups, self.cgroup.keeps_nodes(host.kernel))?;
-        match self.exec_in(host, request, attach, &mut stillborn) {
-            Err(_) if stillborn => self.exec_in(host, again, self.cgroup.attach_below(groups, true)?, &mut stillborn),
+        match self.exec_in(host, &request, attach, &mut stillborn) {
+            Err(_) if stillborn => {
+                self.exec_in(host, &request, self.cgroup.attach_below(groups, true)?, &mut stillborn)
+            }
             done => done,
         }
     }
 
     /// One attempt. `stillborn`: the child was killed before its first step in the group that it was cloned into.
-    fn exec_in(&self, host: &Host, request: Exec<'_>, attach: Attach, stillborn: &mut bool) -> Result<Child> {
+    fn exec_in(&self, host: &Host, request: &Exec<'_>, attach: Attach, stillborn: &mut bool) -> Result<Child> {
         let cloned_into = attach.into.is_some();
         let record = self.cgroup.record();
         let plan = compile::exec(&compile::Exec {
@@ -247,7 +240,8 @@ impl Container {
             // The number was init's when it was opened if init is there now.
             self.signal(0)?;
         }
-        let into = fill(&mut image, attach, request.stdio, theirs, None);
+        lend_stdio(&mut image, &request.stdio);
+        let into = fill(&mut image, attach, theirs, None);
         let report = Report::new(None)?;
         let mut child = match Unborn::spawn(&mut image, &report, into) {
             // Init has moved into a group below and hands controllers down: ours takes no processes in any more. A group that
@@ -386,7 +380,8 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let report = Report::new(file.as_ref())?;
     let mut image = Image::new(&plan, request.preserve_fds);
     image.fault = request.fault;
-    let into = fill(&mut image, attach, request.stdio, theirs, gate);
+    give_stdio(&mut image, request.stdio);
+    let into = fill(&mut image, attach, theirs, gate);
     let inside = into.is_some();
     let mut child = Unborn::spawn(&mut image, &report, into)?;
     drop_shared(&mut image);
@@ -469,16 +464,29 @@ fn paths(attach: &Attach) -> Vec<String> {
     attach.tasks.iter().map(|(path, _)| path.clone()).collect()
 }
 
-/// Puts everything that the plan expects into its slots; gives back the directory of the v2 group.
-fn fill(image: &mut Image<'_>, attach: Attach, stdio: Stdio, wire: OwnedFd, gate: Option<OwnedFd>) -> Option<OwnedFd> {
+/// Puts the streams into their slots, from where they are closed.
+fn give_stdio(image: &mut Image<'_>, stdio: Stdio) {
+    for (slot, fd) in image.plan.given.stdio.into_iter().zip([stdio.stdin, stdio.stdout, stdio.stderr]) {
+        if let (Some(slot), Some(fd)) = (slot, fd) {
+            image.give(slot, fd);
+        }
+    }
+}
+
+/// The same, but they stay ours: another attempt may need them.
+fn lend_stdio(image: &mut Image<'_>, stdio: &Stdio) {
+    for (slot, fd) in image.plan.given.stdio.into_iter().zip([&stdio.stdin, &stdio.stdout, &stdio.stderr]) {
+        if let (Some(slot), Some(fd)) = (slot, fd) {
+            image.lend(slot, std::os::fd::AsRawFd::as_raw_fd(fd));
+        }
+    }
+}
+
+/// Puts everything else that the plan expects into its slots; gives back the directory of the v2 group.
+fn fill(image: &mut Image<'_>, attach: Attach, wire: OwnedFd, gate: Option<OwnedFd>) -> Option<OwnedFd> {
     let given = image.plan.given.clone();
     for (slot, (_, fd)) in given.tasks.iter().zip(attach.tasks) {
         image.give(*slot, fd);
-    }
-    for (slot, fd) in given.stdio.iter().zip([stdio.stdin, stdio.stdout, stdio.stderr]) {
-        if let (Some(slot), Some(fd)) = (slot, fd) {
-            image.give(*slot, fd);
-        }
     }
     match gate {
         Some(gate) => image.give(given.start, gate),

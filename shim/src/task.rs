@@ -175,7 +175,7 @@ impl Task {
         let listed = if container.cgroup().is_leaf() {
             container.cgroup().pids().ok()
         } else {
-            worker::run("pids", move || container.cgroup().pids()).await.ok().and_then(Result::ok)
+            worker::run(c"pids", move || container.cgroup().pids()).await.ok().and_then(Result::ok)
         };
         let mut pids = listed.unwrap_or_default();
         let view = self.view.borrow();
@@ -195,7 +195,7 @@ impl Task {
             container.cgroup().stats()
         } else {
             let container = Arc::clone(&container);
-            let read = worker::run("stats", move || container.cgroup().stats()).await;
+            let read = worker::run(c"stats", move || container.cgroup().stats()).await;
             read.map_err(|e| Refusal::unknown(e.to_string()))?
         };
         if !was_warm && container.cgroup().is_warm() {

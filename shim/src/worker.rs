@@ -3,10 +3,11 @@
 //! Not tokio's blocking pool, which keeps its threads (and what they touched) for ten seconds after the last job.
 #![forbid(unsafe_code)]
 
+use std::ffi::CStr;
 use std::future::Future;
 use std::io;
-use std::thread;
 
+use runtime::sys;
 use tokio::sync::oneshot;
 
 /// Bytes of address space; only what is touched becomes memory.
@@ -16,11 +17,13 @@ const STACK: usize = 1 << 20;
 ///
 /// Errors: EAGAIN when the kernel grants no thread; then the job has not run.
 pub fn run<T: Send + 'static>(
-    name: &'static str,
+    name: &'static CStr,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> impl Future<Output = io::Result<T>> + Send {
     let (done, result) = oneshot::channel();
-    let spawned = thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
+    let spawned = sys::thread(STACK, move || {
+        // Only for people who look at us.
+        let _ = rustix::thread::set_name(name);
         // Nobody listens any more when the caller went away; the work itself is done all the same.
         let _ = done.send(job());
     });

@@ -10,7 +10,7 @@ use super::image::Image;
 use super::report::{Page, Report};
 use super::run::{Stop, run};
 use crate::error::{Error, Result};
-use crate::plan::{Op, Section};
+use crate::plan::{Op, Plan, Section};
 use crate::sys;
 
 /// linux/sched.h CLONE_CLEAR_SIGHAND and CLONE_INTO_CGROUP; libc's constants are too narrow.
@@ -26,7 +26,7 @@ pub fn spawn(image: &mut Image<'_>, report: &Report, into: Option<BorrowedFd<'_>
     let mut args = [0u64; 11];
     args[0] = image.plan.clone_flags | (libc::CLONE_PIDFD as u64) | CLEAR_SIGHAND;
     args[1] = std::ptr::from_mut(&mut pidfd) as u64;
-    args[4] = libc::SIGCHLD as u64;
+    args[4] = exit_signal(image.plan) as u64;
     if let Some(group) = into {
         args[0] |= INTO_CGROUP;
         args[10] = group.as_raw_fd() as u64;
@@ -45,6 +45,14 @@ pub fn spawn(image: &mut Image<'_>, report: &Report, into: Option<BorrowedFd<'_>
     let pid = sys::result(pid).map_err(|e| Error::sys("clone3", "", e))?;
     // SAFETY: clone3 has succeeded with CLONE_PIDFD, so `pidfd` is a fresh descriptor that nobody else knows.
     Ok((pid as u32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+/// SIGCHLD. But the first child of an exec, which only joins the container and makes way for another one, announces its end to
+/// nobody, for that would wake the parent's loop in vain: it is waited for by its pidfd, with __WALL. Its successor inherits
+/// that (clone(2), CLONE_PARENT) until execve(2), which sets SIGCHLD.
+fn exit_signal(plan: &Plan) -> i32 {
+    let makes_way = plan.child.iter().any(|step| matches!(step.op, Op::Respawn { flags: 0 }));
+    if makes_way { 0 } else { libc::SIGCHLD }
 }
 
 /// All signals blocked, so that none of the parent's handlers runs in the child before they are cleared.

@@ -339,6 +339,9 @@ fn keyring(name: Text, permission: u32) -> Outcome {
     let mut fields = text.split(|b| *b == b';');
     let hex = fields.nth(3).unwrap_or(&[]);
     let old = hex.iter().fold(0u32, |n, d| n << 4 | (*d as char).to_digit(16).unwrap_or(0));
+    if old & permission == permission {
+        return Ok(0);
+    }
     call::keyctl(KEYCTL_SETPERM, ring, (old | permission) as usize, 0, 0)
 }
 

@@ -2,16 +2,20 @@
 
 #![forbid(unsafe_code)]
 
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
+use tokio::time::{Instant, Sleep, sleep};
 use ttrpc::asynchronous::Client;
 use ttrpc::asynchronous::transport::Socket;
 use ttrpc::proto::KeyValue;
 use ttrpc::{Code, Error, Request};
 
 use super::Shared;
+use crate::ready;
 
 /// The service that takes events in every containerd since 1.3.
 const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
@@ -57,11 +61,12 @@ enum Failure {
 pub async fn run(shared: Arc<Shared>, address: String, timing: Timing) {
     let path = address.strip_prefix("unix://").unwrap_or(&address);
     let mut client = None;
+    let mut clock = pin!(sleep(timing.idle));
     loop {
         let head = shared.queue().head();
         let Some((bytes, topic)) = head else {
             shared.emptied.notify_waiters();
-            if tokio::time::timeout(timing.idle, shared.filled.notified()).await.is_err() {
+            if client.is_none() || within(clock.as_mut(), timing.idle, shared.filled.notified()).await.is_none() {
                 client = None;
                 shared.filled.notified().await;
             }
@@ -70,18 +75,26 @@ pub async fn run(shared: Arc<Shared>, address: String, timing: Timing) {
         if path.is_empty() {
             log::warn!("no TTRPC_ADDRESS: event {topic} is not sent");
         } else {
-            insist(&mut client, path, &shared.namespace, bytes, topic, timing).await;
+            insist(&mut client, clock.as_mut(), path, &shared.namespace, bytes, topic, timing).await;
         }
         shared.queue().pop();
     }
 }
 
 /// Tries one event until it is taken, or refused for good.
-async fn insist(client: &mut Option<Client>, path: &str, namespace: &str, bytes: Vec<u8>, topic: &str, timing: Timing) {
+async fn insist(
+    client: &mut Option<Client>,
+    mut clock: Pin<&mut Sleep>,
+    path: &str,
+    namespace: &str,
+    bytes: Vec<u8>,
+    topic: &str,
+    timing: Timing,
+) {
     let (mut pause, mut refusals, mut quiet) = (timing.shortest, 0, false);
     loop {
         let reused = client.is_some();
-        match attempt(client, path, namespace, bytes.clone(), timing.call).await {
+        match attempt(client, clock.as_mut(), path, namespace, bytes.clone(), timing.call).await {
             Ok(()) => break,
             Err(Failure::Refused(why)) => {
                 refusals += 1;
@@ -114,6 +127,7 @@ async fn insist(client: &mut Option<Client>, path: &str, namespace: &str, bytes:
 /// One call on the connection there is, or on a new one.
 async fn attempt(
     client: &mut Option<Client>,
+    clock: Pin<&mut Sleep>,
     path: &str,
     namespace: &str,
     payload: Vec<u8>,
@@ -125,14 +139,14 @@ async fn attempt(
         None => {
             // Not ttrpc's own connect, which blocks the event loop while containerd's backlog is full.
             let stream = UnixStream::connect(path).await.map_err(|e| unreachable(&e))?;
-            client.insert(Client::new(Socket::from(stream)))
+            client.insert(Client::new(Socket::new(ready::buffered(stream))))
         }
     };
     let request = Request {
         service: SERVICE.into(),
         method: METHOD.into(),
         payload,
-        timeout_nano: i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX),
+        // No deadline of ttrpc's, which would set two timers for each call; ours is `clock`.
         metadata: vec![KeyValue {
             key: "containerd-namespace-ttrpc".into(),
             value: namespace.into(),
@@ -140,7 +154,10 @@ async fn attempt(
         }],
         ..Request::default()
     };
-    match connected.request(request).await {
+    let Some(answer) = within(clock, limit, connected.request(request)).await else {
+        return Err(Failure::Unreachable(format!("no answer within {limit:?}")));
+    };
+    match answer {
         Ok(_) => Ok(()),
         Err(Error::RpcStatus(status)) => match status.code() {
             // The call went wrong, not the event.
@@ -150,5 +167,28 @@ async fn attempt(
             code => Err(Failure::Refused(format!("{code:?}: {}", status.message()))),
         },
         Err(e) => Err(unreachable(&e)),
+    }
+}
+
+/// As tokio's timeout, but with a clock that goes on when the future was ready in time, and is set anew only if it would ring
+/// too late. To set one wakes the loop (a write to its eventfd and a turn of epoll), which would be more than the rest of
+/// sending an event.
+async fn within<F: Future>(mut clock: Pin<&mut Sleep>, limit: Duration, future: F) -> Option<F::Output> {
+    let end = Instant::now() + limit;
+    if clock.is_elapsed() || clock.deadline() > end {
+        clock.as_mut().reset(end);
+    }
+    let mut future = pin!(future);
+    loop {
+        tokio::select! {
+            biased;
+            output = future.as_mut() => return Some(output),
+            () = clock.as_mut() => {
+                if Instant::now() >= end {
+                    return None;
+                }
+                clock.as_mut().reset(end);
+            }
+        }
     }
 }

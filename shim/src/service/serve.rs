@@ -33,6 +33,8 @@ const ALONE: Duration = Duration::from_secs(10);
 
 /// `struct signalfd_siginfo` of signalfd(2) is this long and begins with the signal's number.
 const SIGINFO: usize = 128;
+/// More than the signals that we take, each of which is pending once at most: a read is never full and leaves nothing.
+const SIGNALS: usize = 5;
 
 /// What main hands over.
 #[derive(Debug)]
@@ -106,7 +108,9 @@ pub fn serve(args: Args) -> io::Result<()> {
     let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGUSR1])?;
     let host = Host::read().map_err(io::Error::other)?;
     let loop_ = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    tokio::task::LocalSet::new().block_on(&loop_, run(args, host, signals))
+    // A task, because each wake of what `block_on` polls itself costs a write to the loop's eventfd and a turn of epoll.
+    let serving = loop_.spawn(run(args, host, signals));
+    loop_.block_on(serving).map_err(io::Error::other)?
 }
 
 async fn run(args: Args, host: Host, signals: OwnedFd) -> io::Result<()> {
@@ -140,24 +144,25 @@ async fn run(args: Args, host: Host, signals: OwnedFd) -> io::Result<()> {
 
 /// Obeys signals until one says to leave.
 async fn obey(signals: &Fd, shim: &Shim, leave: &Leave, child_ended: &Notify) -> io::Result<()> {
-    let mut info = [0u8; SIGINFO];
+    let mut info = [0u8; SIGINFO * SIGNALS];
     loop {
         let mut ready = signals.readable().await?;
-        match rustix::io::read(signals.get_ref(), &mut info) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::AGAIN) => {
-                ready.clear_ready();
-                continue;
-            }
+        let length = match rustix::io::read(signals.get_ref(), &mut info) {
+            Ok(length) => length,
+            Err(rustix::io::Errno::AGAIN) => 0,
             Err(errno) => return Err(errno.into()),
-        }
-        let [a, b, c, d, ..] = info;
-        match i32::from_ne_bytes([a, b, c, d]) {
-            libc::SIGCHLD => child_ended.notify_one(),
-            libc::SIGUSR1 => shim.describe().iter().for_each(|line| log::warn!("{line}")),
-            _term_or_int => {
-                leave.leave();
-                return Ok(());
+        };
+        // What comes after the read is another edge of the descriptor.
+        ready.clear_ready();
+        for signal in info[..length].chunks_exact(SIGINFO) {
+            let [a, b, c, d, ..] = *signal else { continue };
+            match i32::from_ne_bytes([a, b, c, d]) {
+                libc::SIGCHLD => child_ended.notify_one(),
+                libc::SIGUSR1 => shim.describe().iter().for_each(|line| log::warn!("{line}")),
+                _term_or_int => {
+                    leave.leave();
+                    return Ok(());
+                }
             }
         }
     }

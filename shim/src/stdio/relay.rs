@@ -195,7 +195,7 @@ pub(super) async fn copy_to_file(from: Arc<Fd>, to: Arc<OwnedFd>, source: Source
         let was_full = !pending.is_empty();
         hung_up = hung_up || (ready.is_none() && !was_full);
         let (theirs, file, first) = (Arc::clone(&from), Arc::clone(&to), pending.clone());
-        let written = worker::run("stdio", move || write_all_there_is(theirs.get_ref(), &file, source, &first)).await;
+        let written = worker::run(c"stdio", move || write_all_there_is(theirs.get_ref(), &file, source, &first)).await;
         match written {
             Ok(Ok((Step::End, _))) => return Ok(()),
             Ok(Ok((Step::TargetFull, left))) => {

@@ -50,7 +50,7 @@ fn on_loop<T>(future: impl Future<Output = T>) -> T {
 }
 
 async fn join<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
-    crate::worker::run("test", job).await.unwrap()
+    crate::worker::run(c"test", job).await.unwrap()
 }
 
 fn file(fd: Option<OwnedFd>) -> File {

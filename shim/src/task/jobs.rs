@@ -1,6 +1,7 @@
 //! The owner's long work: sending it off to threads, and what comes back as a process.
 #![forbid(unsafe_code)]
 
+use std::ffi::CStr;
 use std::io;
 use std::mem;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ impl Owner {
     /// Runs `job` on a thread and puts its result into our own inbox.
     pub(super) fn work<T: Send + 'static>(
         &self,
-        name: &'static str,
+        name: &'static CStr,
         job: impl FnOnce() -> Result<T, String> + Send + 'static,
         message: impl FnOnce(Result<T, String>) -> Message + Send + 'static,
     ) {
@@ -39,7 +40,7 @@ impl Owner {
     /// The same for a job on the container.
     fn on_container(
         &self,
-        name: &'static str,
+        name: &'static CStr,
         job: impl FnOnce(&Container) -> runtime::Result<()> + Send + 'static,
         message: impl FnOnce(Result<(), String>) -> Message + Send + 'static,
     ) {
@@ -49,16 +50,16 @@ impl Owner {
 
     pub(super) fn start(&mut self, job: Job) {
         match job {
-            Job::Start => self.on_container("start", Container::start, Message::Started),
+            Job::Start => self.on_container(c"start", Container::start, Message::Started),
             Job::StartExec(id) => self.start_exec(id),
-            Job::Pause => self.on_container("pause", |c| c.cgroup().freeze(), Message::Paused),
-            Job::Resume => self.on_container("resume", |c| c.cgroup().thaw(), Message::Resumed),
-            Job::Thaw => self.on_container("thaw", |c| c.cgroup().thaw(), Message::Thawed),
-            Job::KillAll => self.on_container("kill", |c| c.cgroup().kill(9), Message::KilledAll),
+            Job::Pause => self.on_container(c"pause", |c| c.cgroup().freeze(), Message::Paused),
+            Job::Resume => self.on_container(c"resume", |c| c.cgroup().thaw(), Message::Resumed),
+            Job::Thaw => self.on_container(c"thaw", |c| c.cgroup().thaw(), Message::Thawed),
+            Job::KillAll => self.on_container(c"kill", |c| c.cgroup().kill(9), Message::KilledAll),
             Job::Update => {
                 if let Some((resources, reply)) = self.updates.pop_front() {
                     let update = move |c: &Container| c.cgroup().update(&resources);
-                    self.on_container("update", update, |result| Message::Updated(result, reply));
+                    self.on_container(c"update", update, |result| Message::Updated(result, reply));
                 }
             }
             Job::Delete => self.delete(),
@@ -82,7 +83,7 @@ impl Owner {
         process.ended.send_replace(Ended::NotYet);
         let name = id.clone();
         let job = move || work::exec(&shim, &container, &create, &name, &spec, &paths).map(Box::new);
-        self.work("exec", job, move |result| Message::ExecStarted(id, result));
+        self.work(c"exec", job, move |result| Message::ExecStarted(id, result));
     }
 
     fn delete(&mut self) {
@@ -94,7 +95,7 @@ impl Owner {
             for end in ends {
                 let _ = end.await;
             }
-            let work = worker::run("delete", move || work::delete(&container, &create, &undone));
+            let work = worker::run(c"delete", move || work::delete(&container, &create, &undone));
             let result = work.await.unwrap_or_else(|e| Err(format!("no thread to work on: {e}")));
             let _ = me.send(Message::Deleted(result));
         });
@@ -113,7 +114,7 @@ impl Owner {
                 work::delete(&container, &create, &undone)?;
                 Err(format!("OCI runtime create failed: {error}"))
             };
-            return self.work("undo", undo, Message::Created);
+            return self.work(c"undo", undo, Message::Created);
         }
         self.container = Some(container);
         let me = self.me.clone();

@@ -124,7 +124,7 @@ impl Owner {
     /// Lives until the container is forgotten.
     pub(super) async fn run(mut self) {
         let (shim, create) = (Arc::clone(&self.shim), Arc::clone(&self.create));
-        self.work("create", move || work::create(&shim, &create).map(Box::new), Message::Created);
+        self.work(c"create", move || work::create(&shim, &create).map(Box::new), Message::Created);
         while !self.gone
             && let Some(message) = self.inbox.recv().await
         {
