@@ -23,9 +23,11 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use below::Below;
@@ -140,6 +142,8 @@ pub struct Cgroup {
     unsettled: Mutex<systemd::Unsettled>,
     /// Its version 2 group was there before us, and may have been killed once: see [`Cgroup::attach_below`].
     used: bool,
+    /// Its version 2 group was made by us as a domain, and nobody has been in it who could have made it threaded.
+    domain: AtomicBool,
 }
 
 /// What a child needs to be in the group from its first instruction on.
@@ -174,8 +178,9 @@ impl Cgroup {
             tree::refuse_taken(&dir)?;
         }
         let used = record.unified.as_ref().is_some_and(|place| !made.contains(&place.dir()));
+        let domain = AtomicBool::new(made.domain);
         made.keep();
-        Ok(Cgroup { record, stats: stats::Dirs::default(), used, unsettled: Mutex::default() })
+        Ok(Cgroup { record, stats: stats::Dirs::default(), used, domain, unsettled: Mutex::default() })
     }
 
     /// The groups of a container that exists, from what [`Cgroup::record`] gave. They may be gone; then the calls on
@@ -188,7 +193,8 @@ impl Cgroup {
         if !layout.knows(record) || !record.places().all(sound) {
             return Err(Error::new(Kind::Invalid, "", "", "the recorded cgroup is not one of this host"));
         }
-        Ok(Cgroup { record: record.clone(), stats: stats::Dirs::default(), used: false, unsettled: Mutex::default() })
+        let (stats, unsettled) = (stats::Dirs::default(), Mutex::default());
+        Ok(Cgroup { record: record.clone(), stats, used: false, domain: AtomicBool::new(false), unsettled })
     }
 
     /// Where the groups are.
@@ -245,7 +251,9 @@ impl Cgroup {
         }
         let Some(place) = &self.record.unified else { return Ok(Attach { into: None, tasks }) };
         let dir = below.dir(place);
-        let threaded = file::get(&dir.join("cgroup.type")).is_ok_and(|t| t.trim() == "threaded");
+        // The first attach is that of the first process.
+        let domain = self.domain.swap(false, Ordering::Relaxed);
+        let threaded = !domain && file::get(&dir.join("cgroup.type")).is_ok_and(|t| t.trim() == "threaded");
         if threaded || by_file {
             // A threaded group takes threads one by one; the child of a clone is one.
             let path = dir.join(if threaded { "cgroup.threads" } else { "cgroup.procs" });
@@ -497,6 +505,28 @@ impl Cgroup {
         let stopped = self.record.systemd.as_ref().map_or(Ok(()), |unit| self.stop(unit));
         let removed = self.remove_groups();
         stopped.and(removed)
+    }
+
+    /// [`Cgroup::kill`] with SIGKILL and [`Cgroup::remove`]; without the former when nobody is left to be killed.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn end(&self) -> Result<()> {
+        if !self.was_empty() {
+            self.kill(libc::SIGKILL)?;
+        }
+        self.remove()
+    }
+
+    /// Removes the groups in which [`Cgroup::kill`] would look for processes. That the kernel lets them go proves that they
+    /// had none and no groups below: the most that asking could have told, in one call each.
+    fn was_empty(&self) -> bool {
+        // A process of another tool may be in the version 1 freezer alone; the version 2 group knows only the others.
+        let freezer = self.record.freezer().filter(|(version, _)| *version == Version::V1).map(|(_, dir)| dir);
+        let dirs = [freezer, self.record.unified.as_ref().map(Place::dir)];
+        self.record.systemd.is_none()
+            && dirs.iter().any(Option::is_some)
+            && dirs.iter().flatten().all(|dir| matches!(rustix::fs::rmdir(dir), Ok(()) | Err(Errno::NOENT)))
     }
 
     fn remove_groups(&self) -> Result<()> {

@@ -127,6 +127,8 @@ pub struct Container {
     cgroup: Cgroup,
     parked: Mutex<Option<Parked>>,
     rootfs: PathBuf,
+    /// For the record, if another process is to start it.
+    request: Option<start::Request>,
 }
 
 impl Container {
@@ -140,13 +142,13 @@ impl Container {
             Cgroup::create(&host.cgroup, &request.spec.linux.cgroups_path, request.id)?
         };
         match make(host, request, &cgroup) {
-            Ok(Made { id, bundle, spec, pid, pidfd, rootfs, parked, child }) => {
+            Ok(Made { id, bundle, spec, pid, pidfd, rootfs, parked, request, child }) => {
                 let parked = Mutex::new(Some(parked));
-                Ok((Self { id, bundle, spec, pid, pidfd, cgroup, parked, rootfs }, child))
+                Ok((Self { id, bundle, spec, pid, pidfd, cgroup, parked, rootfs, request }, child))
             }
             Err(error) => {
                 // The error that matters is the first one; a group that stays is found by the next create.
-                let _removed = cgroup.kill(libc::SIGKILL).and_then(|()| cgroup.remove());
+                let _removed = cgroup.end();
                 Err(error)
             }
         }
@@ -168,6 +170,7 @@ impl Container {
             cgroup: Cgroup::open(&host.cgroup, &record.cgroup)?,
             parked: Mutex::new(None),
             rootfs: record.rootfs.clone(),
+            request: record.parked.clone(),
         })
     }
 
@@ -308,6 +311,8 @@ impl Container {
             created: crate::clock::rfc3339_now(),
             rootfs: self.rootfs.clone(),
             cgroup: self.cgroup.record(),
+            parked: self.request.clone(),
+            poststop: Some(!self.spec.hooks.poststop.is_empty()),
         })
     }
 
@@ -326,8 +331,7 @@ impl Container {
 
 /// How every container ends, whoever ends it. The hooks are run once: when all else has been done.
 fn undo(cgroup: &Cgroup, id: &str, bundle: &Path, spec: Option<&Spec>) -> Result<()> {
-    cgroup.kill(libc::SIGKILL)?;
-    cgroup.remove()?;
+    cgroup.end()?;
     if let Some(spec) = spec {
         poststop(id, bundle, spec);
     }
@@ -353,6 +357,7 @@ struct Made {
     pidfd: OwnedFd,
     rootfs: PathBuf,
     parked: Parked,
+    request: Option<start::Request>,
     child: Child,
 }
 
@@ -372,9 +377,12 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
         no_new_keyring: request.no_new_keyring,
         preserve_fds: request.preserve_fds,
     })?;
-    let (gate, file) = match request.start_by {
-        StartBy::Us => (None, None),
-        StartBy::Anyone(dir) => start::park_files(dir, &request, paths(&attach))?,
+    let (gate, file, saved) = match request.start_by {
+        StartBy::Us => (None, None, None),
+        StartBy::Anyone(dir) => {
+            let (gate, file, saved) = start::park_files(dir, &request, &plan, paths(&attach))?;
+            (Some(gate), Some(file), Some(saved))
+        }
     };
     let (wire, theirs) = Wire::pair()?;
     let report = Report::new(file.as_ref())?;
@@ -422,6 +430,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
         pidfd,
         rootfs,
         parked: Parked { plan, report, wire },
+        request: saved,
         child,
     })
 }
@@ -499,11 +508,8 @@ fn fill(image: &mut Image<'_>, attach: Attach, wire: OwnedFd, gate: Option<Owned
 /// After the clone the child has its own copies; ours would keep its pipes and the wire open.
 fn drop_shared(image: &mut Image<'_>) {
     let given = image.plan.given.clone();
-    drop(image.take(given.wire));
-    drop(image.take(given.start));
-    for slot in given.stdio.into_iter().flatten().chain(given.tasks) {
-        drop(image.take(slot));
-    }
+    let slots = [given.wire, given.start].into_iter().chain(given.stdio.into_iter().flatten()).chain(given.tasks);
+    crate::sys::close_all(slots.filter_map(|slot| image.take(slot)).collect());
 }
 
 fn open_root(pid: u32) -> Result<OwnedFd> {

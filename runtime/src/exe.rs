@@ -11,23 +11,21 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::error::{Error, Result};
 use crate::plan::options::attr;
 
 const EXE: &str = "/proc/self/exe";
 
-/// Executes us again from where nobody can write, unless that is so already; and keeps others from looking into us and our
-/// children before their execve (CVE-2016-9962). To be called before anything is opened, by whoever makes containers.
+/// Executes us again from where nobody can write, unless that is so already. To be called before anything is opened, by
+/// whoever makes containers.
 ///
 /// # Errors
 /// Of the system calls. Without the right to mount there is nothing to protect, and it does nothing.
 pub fn seal() -> Result<()> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| Error::sys("prctl", "PR_SET_DUMPABLE", e))?;
     if is_sealed()? {
         return Ok(());
     }
@@ -43,9 +41,14 @@ pub fn seal() -> Result<()> {
 }
 
 fn is_sealed() -> Result<bool> {
-    let stat = rustix::fs::statvfs(EXE).map_err(|e| Error::sys("statvfs", EXE, e))?;
-    if stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+    /// `TMPFS_MAGIC`, statfs(2): also what a memfd is on.
+    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+    let stat = rustix::fs::statfs(EXE).map_err(|e| Error::sys("statfs", EXE, e))?;
+    if stat.f_flags as u64 & libc::ST_RDONLY != 0 {
         return Ok(true);
+    }
+    if stat.f_type != TMPFS {
+        return Ok(false);
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let exe = rustix::fs::open(EXE, flags, Mode::empty()).map_err(|e| Error::sys("open", EXE, e))?;

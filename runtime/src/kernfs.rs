@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::os::fd::OwnedFd;
+
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::path::Arg;
@@ -28,13 +30,24 @@ pub fn whole<P: Arg + Copy>(path: P) -> rustix::io::Result<String> {
     read(path, 1)
 }
 
+/// [`small`] of a file that is open, from its start; it can be read again.
+///
+/// # Errors
+/// Those of pread(2).
+pub fn again(fd: &OwnedFd) -> rustix::io::Result<String> {
+    pour(fd, SURELY_ALL)
+}
+
 fn read<P: Arg + Copy>(path: P, surely_all: usize) -> rustix::io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let fd = retry_on_intr(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?;
+    pour(&retry_on_intr(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?, surely_all)
+}
+
+fn pour(fd: &OwnedFd, surely_all: usize) -> rustix::io::Result<String> {
     let mut page = [0; 4096];
     let mut text = Vec::new();
     loop {
-        match rustix::io::read(&fd, &mut page) {
+        match rustix::io::pread(fd, &mut page, text.len() as u64) {
             Ok(n) => {
                 text.extend_from_slice(&page[..n]);
                 if n < surely_all {
@@ -59,6 +72,14 @@ mod tests {
         let long = small("/proc/self/smaps").unwrap();
         let last = long.lines().last().unwrap_or_default();
         assert!(long.len() > 4096 && last.starts_with("VmFlags:"), "{} bytes, {last}", long.len());
+    }
+
+    #[test]
+    fn an_open_file_is_read_again() {
+        let fd = OwnedFd::from(std::fs::File::open("/proc/self/status").unwrap());
+        for _ in 0..2 {
+            assert!(again(&fd).unwrap().starts_with("Name:"));
+        }
     }
 
     #[test]

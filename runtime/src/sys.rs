@@ -1,6 +1,7 @@
 //! Raw system calls that our libraries lack: prototype, man section, SAFETY; nothing else.
 
 mod bpf;
+mod entry;
 mod mount;
 mod process;
 mod seccomp;
@@ -8,6 +9,7 @@ mod seccomp;
 use rustix::io::Errno;
 
 pub use bpf::*;
+pub use entry::begin;
 pub use mount::*;
 pub use process::*;
 pub use seccomp::*;

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::file::{self, fault};
 use super::{Record, Version};
 use crate::error::{Error, Result};
+use crate::kernfs;
 use crate::spec::DeviceRule;
 use crate::sys;
 
@@ -130,11 +131,11 @@ pub(super) fn apply(record: &Record, spec: &[DeviceRule]) -> Result<()> {
 }
 
 fn apply_v1(dir: &Path, rules: &[Rule]) -> Result<()> {
-    let read = || file::text(&dir.join("devices.list")).map_err(|e| e.at(POINTER));
-    let parse = |text: &str| {
-        let path = dir.join("devices.list");
-        list::State::parse(text).ok_or_else(|| fault("parse", &path, Errno::INVAL).at(POINTER))
-    };
+    let path = dir.join("devices.list");
+    let wrong = |op, e| fault(op, &path, e).at(POINTER);
+    let list = file::open(&path, OFlags::RDONLY).map_err(|e| wrong("open", e))?;
+    let read = || kernfs::again(&list).map_err(|e| wrong("read", e));
+    let parse = |text: &str| list::State::parse(text).ok_or_else(|| wrong("parse", Errno::INVAL));
     let target = list::State::of(rules)?;
     let current = parse(&read()?)?;
     let mut open: Option<(&str, OwnedFd)> = None;

@@ -30,9 +30,12 @@ pub(super) fn state(dir: &Path, version: Version) -> Result<Freezer> {
     match version {
         Version::V1 => {
             let word = file::text(&dir.join("freezer.state"))?;
+            if word.trim() == "THAWED" {
+                return Ok(Freezer::Thawed);
+            }
             let own = file::text(&dir.join("freezer.self_freezing"))?;
             Ok(match (word.trim(), own.trim()) {
-                ("THAWED", _) | (_, "0") => Freezer::Thawed,
+                (_, "0") => Freezer::Thawed,
                 ("FROZEN", _) => Freezer::Frozen,
                 _ => Freezer::Freezing,
             })

@@ -56,6 +56,18 @@ impl Layout {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn read() -> Result<Layout> {
+        let mut layout = Layout::places()?;
+        if let Some(unified) = &mut layout.unified {
+            unified.controllers = file::words(&unified.mount.join("cgroup.controllers"))?;
+        }
+        Ok(layout)
+    }
+
+    /// The same for who makes no groups: without the controllers of the unified tree.
+    ///
+    /// # Errors
+    /// As [`Layout::read`].
+    pub fn places() -> Result<Layout> {
         Layout::seen_by("/proc/self/cgroup")
     }
 
@@ -64,21 +76,18 @@ impl Layout {
         let table = "/proc/self/mountinfo";
         let mountinfo = kernfs::whole(table).map_err(|e| Error::sys("read", table, e))?;
         let own = file::text(Path::new(groups))?;
-        let mut layout = Layout::parse(&mountinfo, &own, &|mount, v2| {
+        Ok(Layout::parse(&mountinfo, &own, &|mount, v2| {
             let magic = if v2 { MAGIC_V2 } else { MAGIC_V1 };
             statfs(mount).is_ok_and(|s| s.f_type == magic)
-        });
-        if let Some(unified) = &mut layout.unified {
-            unified.controllers = file::words(&unified.mount.join("cgroup.controllers"))?;
-        }
-        Ok(layout)
+        }))
     }
 
-    /// The same from texts. `is` says whether the topmost mount at a path really is control groups of that version.
-    /// The controllers of the unified tree are left empty.
+    /// The same from texts. `is` says whether the topmost mount at a path really is control groups of that version; asked
+    /// only where another mount may cover the one that the table names. The controllers of the unified tree are left empty.
     pub fn parse(mountinfo: &str, own: &str, is: &dyn Fn(&Path, bool) -> bool) -> Layout {
-        let mounts: Vec<Mount> =
-            mountinfo.lines().filter_map(Mount::parse).filter(|m| is(Path::new(&m.point), m.v2)).collect();
+        let stack = Stack::parse(mountinfo);
+        let seen = |m: &Mount| !stack.may_cover(m) || is(Path::new(&m.point), m.v2);
+        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).filter(seen).collect();
         let mut layout = Layout::default();
         let mut groups: Vec<(u32, &str, &str)> = own
             .lines()
@@ -190,8 +199,37 @@ pub(super) fn clean(path: &str) -> String {
     parts.join("/")
 }
 
+/// Every mount of mountinfo: its id, that of the mount it stands on, and its point as it is written there.
+struct Stack<'a>(Vec<(&'a str, &'a str, &'a str)>);
+
+impl<'a> Stack<'a> {
+    fn parse(mountinfo: &'a str) -> Self {
+        let line = |line: &'a str| {
+            let mut words = line.splitn(6, ' ');
+            Some((words.next()?, words.next()?, words.nth(2)?))
+        };
+        Self(mountinfo.lines().filter_map(line).collect())
+    }
+
+    /// True if any mount but those that this one stands on is at its point or at a directory above: it may be mounted over
+    /// it, or over what it stands on.
+    fn may_cover(&self, mount: &Mount) -> bool {
+        let mut beneath = Vec::new();
+        let mut id = Some(mount.id);
+        // A table cannot name more mounts beneath than it has.
+        while let Some(known) = id.filter(|_| beneath.len() <= self.0.len()) {
+            beneath.push(known);
+            id = self.0.iter().find(|(id, ..)| *id == known).map(|(_, parent, _)| *parent);
+        }
+        self.0.iter().any(|(id, _, point)| below(mount.written, point).is_some() && !beneath.contains(id))
+    }
+}
+
 /// One line of mountinfo that is control groups.
 struct Mount<'a> {
+    id: &'a str,
+    /// The point as it is written there.
+    written: &'a str,
     root: String,
     point: String,
     writable: bool,
@@ -209,10 +247,12 @@ impl<'a> Mount<'a> {
             "cgroup2" => true,
             _ => return None,
         };
-        let mut front = front.split(' ').skip(3);
-        let (root, point, options) = (unescape(front.next()?), unescape(front.next()?), front.next()?);
+        let mut front = front.split(' ');
+        let id = front.next()?;
+        let (root, written, options) = (unescape(front.nth(2)?), front.next()?, front.next()?);
         let writable = options.split(',').any(|o| o == "rw");
-        Some(Mount { root, point, writable, v2, options: back.nth(1)?.split(',').collect() })
+        let options = back.nth(1)?.split(',').collect();
+        Some(Mount { id, written, root, point: unescape(written), writable, v2, options })
     }
 
     /// Lower is better, when a hierarchy is mounted more than once.
@@ -264,14 +304,18 @@ mod tests {
 36 31 0:32 / /mnt/with\\040space rw,relatime - cgroup cgroup rw,memory
 40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
 42 31 0:99 / /sys/fs/cgroup/devices rw - cgroup cgroup rw,devices
+43 42 0:98 / /sys/fs/cgroup/devices rw - tmpfs tmpfs rw
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate
 ";
     const OWN: &str =
         "9:name=systemd:/s\n5:devices:/\n4:memory:/docker/c1/sub\n2:cpu,cpuacct:/\n1:freezer:/\n0::/u/v\n";
 
     fn hybrid() -> Layout {
-        // The devices mount is covered by something else: statfs says no.
-        Layout::parse(HYBRID, OWN, &|mount, _| !mount.ends_with("devices"))
+        // The devices mount is covered by something else: statfs says no. Nobody else needs to be asked.
+        Layout::parse(HYBRID, OWN, &|mount, _| {
+            assert_eq!(mount, Path::new("/sys/fs/cgroup/devices"));
+            false
+        })
     }
 
     #[test]
@@ -292,6 +336,39 @@ mod tests {
         assert!(!layout.is_unified());
         let elsewhere = Layout::parse(HYBRID, "4:memory:/x", &|_, _| true);
         assert_eq!(elsewhere.v1[0].mount, Path::new("/mnt/with space"), "a mount that shows our group is better");
+    }
+
+    /// What is asked about, and what is left when the answer is no.
+    fn covered(cover: &str) -> (Vec<PathBuf>, bool) {
+        let table = "\
+1 0 0:1 / / rw - ext4 /dev/sda rw
+20 1 0:2 / /sys rw - sysfs sysfs rw
+31 20 0:3 / /sys/fs/cgroup rw - tmpfs tmpfs rw
+40 31 0:4 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
+";
+        let asked = std::cell::RefCell::new(Vec::new());
+        let layout = Layout::parse(&format!("{table}{cover}"), "8:pids:/", &|mount, _| {
+            asked.borrow_mut().push(mount.to_owned());
+            false
+        });
+        (asked.into_inner(), layout.v1.is_empty())
+    }
+
+    #[test]
+    fn what_may_be_covered_is_looked_at() {
+        assert_eq!(covered(""), (Vec::new(), false));
+        assert_eq!(covered("50 31 0:5 / /sys/fs/cgroup/pidsx rw - tmpfs t rw"), (Vec::new(), false), "a neighbour");
+        assert_eq!(covered("50 40 0:5 / /sys/fs/cgroup/pids/a rw - tmpfs t rw"), (Vec::new(), false), "below");
+        let pids = || vec![PathBuf::from("/sys/fs/cgroup/pids")];
+        for cover in [
+            "50 40 0:5 / /sys/fs/cgroup/pids rw - tmpfs t rw",
+            "50 31 0:5 / /sys/fs/cgroup rw - tmpfs t rw",
+            "50 20 0:5 / /sys/fs rw - tmpfs t rw",
+            "50 20 0:5 / /sys rw - tmpfs t rw",
+            "50 1 0:5 / / rw - tmpfs t rw",
+        ] {
+            assert_eq!(covered(cover), (pids(), true), "{cover}");
+        }
     }
 
     #[test]

@@ -3,13 +3,16 @@
 mod v1;
 mod v2;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::file::{self, fault};
 use super::{Record, Version};
 use crate::error::{Error, Kind, Result};
+use crate::kernfs;
 use crate::spec::Resources;
 
 /// One write to a control file.
@@ -222,9 +225,14 @@ enum Done {
 
 fn attempt(write: &Write, dir: &Path, record: &Record, put_off: bool) -> Result<Done> {
     let path = dir.join(&write.file);
-    let errno = match file::put(&path, &write.value) {
-        Ok(()) if write.rule == Rule::Shares => return shares_read_back(write, &path),
-        Ok(()) => return Ok(Done::Yes),
+    let access = if write.rule == Rule::Shares { OFlags::RDWR } else { OFlags::WRONLY };
+    let put = || {
+        let fd = file::open(&path, access)?;
+        file::retry(|| rustix::io::write(&fd, write.value.as_bytes())).map(|_| fd)
+    };
+    let errno = match put() {
+        Ok(fd) if write.rule == Rule::Shares => return shares_read_back(write, &path, &fd),
+        Ok(_) => return Ok(Done::Yes),
         Err(errno) => errno,
     };
     let plain = || {
@@ -282,8 +290,8 @@ fn missing(write: &Write, record: &Record) -> Error {
 }
 
 /// The kernel pulls cpu.shares into its range in silence; runc's sentences, which docker's tests know.
-fn shares_read_back(write: &Write, path: &Path) -> Result<Done> {
-    let is = file::text(path)?;
+fn shares_read_back(write: &Write, path: &Path, fd: &OwnedFd) -> Result<Done> {
+    let is = kernfs::again(fd).map_err(|e| fault("read", path, e))?;
     let (asked, is) = (write.value.parse::<u64>().unwrap_or(0), is.trim().parse::<u64>().unwrap_or(0));
     let side = match asked.cmp(&is) {
         std::cmp::Ordering::Equal => return Ok(Done::Yes),

@@ -87,7 +87,8 @@ impl Cgroup {
         manager.start(&unit, all)?;
         let found = found(&mut record, &mut manager, keeper.as_ref());
         let unsettled = Mutex::new(Unsettled { keeper, later });
-        let cgroup = Cgroup { record, stats: stats::Dirs::default(), used: false, unsettled };
+        let cgroup =
+            Cgroup { record, stats: stats::Dirs::default(), used: false, domain: Default::default(), unsettled };
         match found.and_then(|()| tree::make(&cgroup.record)) {
             Ok(made) => {
                 made.keep();

@@ -12,11 +12,14 @@ use rustix::io::Errno;
 use super::file::{self, fault, retry};
 use super::{Place, Record};
 use crate::error::{Error, Kind, Result};
+use crate::kernfs;
 
 /// The directories one create has made; those that are not kept go away again, the deepest first.
 #[derive(Default)]
 pub(super) struct Made {
     dirs: Vec<PathBuf>,
+    /// The version 2 group is new and of type `domain`.
+    pub(super) domain: bool,
 }
 
 impl Made {
@@ -122,7 +125,7 @@ fn make_v1(place: &Place, made: &mut Made) -> Result<()> {
     let cpuset = place.has("cpuset");
     let leaf = place.dir();
     // Most containers have siblings: their parents are there.
-    if !cpuset && made.leaf(&leaf)? {
+    if made.leaf(&leaf)? && (!cpuset || made.contains(&leaf) && inherits(&leaf)?) {
         return Ok(());
     }
     for dir in chain(place) {
@@ -138,11 +141,28 @@ fn make_v1(place: &Place, made: &mut Made) -> Result<()> {
     Ok(())
 }
 
+/// Fills a new v1 cpuset from a parent that has what it needs; false if that parent's is empty.
+fn inherits(dir: &Path) -> Result<bool> {
+    let parent = dir.parent().unwrap_or(dir);
+    for name in CPUSET {
+        let value = file::text(&parent.join(name))?;
+        if value.trim().is_empty() {
+            return Ok(false);
+        }
+        // A sibling may own some of the parent's cpus (cpu_exclusive): who tries to enter is told so.
+        let _ = file::put(&dir.join(name), value.trim());
+    }
+    Ok(true)
+}
+
+/// What a v1 cpuset must have before a process can enter it.
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
 /// A new v1 cpuset is empty, and no process can enter it (ENOSPC) until it has cpus and memory nodes. What is not `new` may
 /// have some of its own.
 pub(super) fn inherit_cpuset(dir: &Path, new: bool) -> Result<()> {
     let parent = dir.parent().unwrap_or(dir);
-    for name in ["cpuset.cpus", "cpuset.mems"] {
+    for name in CPUSET {
         let own = dir.join(name);
         if new || file::text(&own)?.trim().is_empty() {
             file::write(&own, file::text(&parent.join(name))?.trim())?;
@@ -161,6 +181,7 @@ fn make_v2(place: &Place, made: &mut Made) -> Result<()> {
     if domain && made.leaf(&leaf)? {
         let on = file::words(&leaf.with_file_name("cgroup.subtree_control"))?;
         if place.controllers.iter().all(|c| on.contains(c)) {
+            made.domain = made.contains(&leaf);
             return Ok(());
         }
     }
@@ -408,13 +429,7 @@ pub(super) fn give(dir: &Path, uid: u32) -> Result<()> {
 }
 
 fn read_at(dir: &OwnedFd, name: &str) -> rustix::io::Result<String> {
-    use std::io::Read;
-    let fd = retry(|| openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))?;
-    let mut text = String::new();
-    match std::fs::File::from(fd).read_to_string(&mut text) {
-        Ok(_) => Ok(text),
-        Err(e) => Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
-    }
+    kernfs::again(&retry(|| openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))?)
 }
 
 /// Refuses a group that somebody uses: nothing of it was made by us.

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 
 /// What the page holds.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Page {
     /// Index of the step being carried out, in the child's section.
     pub step: AtomicU32,
@@ -16,6 +16,13 @@ pub struct Page {
     pub value: AtomicU32,
     /// Who goes on after a step that respawned; 0 while none has.
     pub pid: AtomicU32,
+}
+
+impl Page {
+    /// What the last step told beside it.
+    pub fn value(&self) -> u32 {
+        self.value.load(Ordering::Acquire)
+    }
 }
 
 /// Owner of one shared page.
@@ -64,7 +71,7 @@ impl Report {
 
     /// What the last step told beside it.
     pub fn value(&self) -> u32 {
-        self.page.value.load(Ordering::Acquire)
+        self.page.value()
     }
 
     /// The pid of the process that went on after a respawn, as its predecessor saw it.

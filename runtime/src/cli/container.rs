@@ -27,14 +27,15 @@ pub fn stdio() -> Result<Stdio> {
 
 /// `create`: the process is made and waits; we leave.
 pub fn create(context: &Context<'_>, args: &args::Create) -> Result<()> {
-    make(context, args, true, false).map(drop)
+    // We end here: what the kernel closes for us need not be closed before.
+    make(context, args, true, false).map(std::mem::forget)
 }
 
 /// `start`
 pub fn start(context: &Context<'_>, id: &str) -> Result<()> {
     let found = context.store.find(id)?;
     match found.status()? {
-        Status::Created => start_parked(&Host::read()?, &found.dir, &found.record),
+        Status::Created => start_parked(&found.dir, &found.record),
         Status::Stopped => Err(state("cannot start a container that has stopped")),
         Status::Running => Err(state("cannot start an already running container")),
         Status::Paused => Err(state("cannot start a container in the paused state")),
@@ -156,11 +157,14 @@ pub fn delete(context: &Context<'_>, args: &args::Delete) -> Result<()> {
         let why = format!("cannot delete container {} that is not stopped: {}", args.id, status.word());
         return Err(state(why));
     }
-    destroy(context, &found)
+    destroy(context, &found, status)
 }
 
-fn destroy(context: &Context<'_>, found: &Found) -> Result<()> {
-    found.record.destroy()?;
+fn destroy(context: &Context<'_>, found: &Found, status: Status) -> Result<()> {
+    match status {
+        Status::Stopped => found.record.clear(&found.cgroup()?)?,
+        _ => found.record.destroy()?,
+    }
     context.store.remove(&found.record.id)
 }
 

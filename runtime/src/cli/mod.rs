@@ -15,7 +15,6 @@ mod update;
 mod words;
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use runtime::container::start;
@@ -35,29 +34,35 @@ struct Context<'a> {
 }
 
 /// Parses the command line and carries it out.
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
+    // Sealing executes us again: not after a parse that would have to be repeated.
+    let mut sealed = std::env::args_os().any(|word| ["create", "run", "exec"].iter().any(|command| word == *command));
+    if sealed && let Err(e) = runtime::exe::seal() {
+        Log::stderr().error(&e.to_string());
+        return 1;
+    }
     let mini = match Mini::try_parse() {
         Ok(mini) => mini,
         Err(e) => {
             // Help is no failure, and a closed standard error cannot be told of.
             let _ = e.print();
-            return if e.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            return u8::from(e.use_stderr());
         }
     };
     if mini.version {
         let spec = runtime::features::OCI_VERSION_MAX;
         println!("mini version {}\ncommit: {}\nspec: {spec}", version::VERSION, version::COMMIT);
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let Some(command) = mini.command else {
         let _ = Mini::command().print_help();
-        return ExitCode::FAILURE;
+        return 1;
     };
     // 255 tells the client that it was us and not the payload of the exec.
-    let failure = ExitCode::from(if matches!(command, Command::Exec(_)) { 255 } else { 1 });
-    if matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_))
-        && let Err(e) = runtime::exe::seal()
-    {
+    let failure = if matches!(command, Command::Exec(_)) { 255 } else { 1 };
+    // Whatever name the parser knows a command by: none that makes processes goes on unsealed.
+    sealed |= !matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_));
+    if !sealed && let Err(e) = runtime::exe::seal() {
         Log::stderr().error(&e.to_string());
         return failure;
     }
@@ -70,7 +75,7 @@ pub fn main() -> ExitCode {
     };
     let done = opened.and(preserved).and_then(|()| run(&Context::new(&mini.global, &log)?, &command));
     match done {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(e) => {
             log.error(&e.to_string());
             failure

@@ -11,6 +11,7 @@ use runtime::cgroup::{Cgroup, Layout};
 use runtime::container::start;
 use runtime::spec::check;
 use runtime::{Error, Kind, Result};
+use rustix::io::Errno;
 
 /// What a container is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,13 +75,16 @@ impl Store {
     /// `Exists`; `Invalid` for an id that is none.
     pub fn reserve(&self, id: &str) -> Result<PathBuf> {
         check::id(id)?;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.root)
-            .map_err(|e| self.io("mkdir", &self.root, &e))?;
         let dir = self.root.join(id);
-        DirBuilder::new().mode(0o711).create(&dir).map_err(|e| match e.kind() {
+        let make = || DirBuilder::new().mode(0o711).create(&dir);
+        let made = make().or_else(|e| {
+            if e.kind() != ErrorKind::NotFound {
+                return Err(e);
+            }
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.root)?;
+            make()
+        });
+        made.map_err(|e| match e.kind() {
             ErrorKind::AlreadyExists => Error::new(Kind::Exists, "", "", "container with given ID already exists"),
             _ => self.io("mkdir", &dir, &e),
         })?;
@@ -114,6 +118,14 @@ impl Store {
     pub fn remove(&self, id: &str) -> Result<()> {
         check::id(id)?;
         let dir = self.root.join(id);
+        // What is there after an ordinary life, the record last; whatever else there is after any other.
+        for name in [start::REPORT, Record::FILE] {
+            let _not_there = rustix::fs::unlink(dir.join(name));
+        }
+        match rustix::fs::rmdir(&dir) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(_) => {}
+        }
         match std::fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(self.io("rmdir", &dir, &e)),
             _ => Ok(()),
@@ -156,7 +168,7 @@ impl Found {
     /// # Errors
     /// If the hierarchies of this host cannot be read.
     pub fn cgroup(&self) -> Result<Cgroup> {
-        Cgroup::open(&Layout::read()?, &self.record.cgroup)
+        Cgroup::open(&Layout::places()?, &self.record.cgroup)
     }
 
     /// What it is doing now. runc's order: without a process it has stopped, frozen is paused, a closed gate is created.
@@ -194,6 +206,14 @@ mod tests {
         assert_eq!(store.find("a").err().unwrap().to_string(), "container does not exist");
         store.remove("a").unwrap();
         store.remove("a").unwrap();
+        let again = store.reserve("a").unwrap();
+        for name in [Record::FILE, "report", "exec.fifo", "left/over"] {
+            let path = again.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        store.remove("a").unwrap();
+        assert!(!again.exists());
         store.reserve("a").unwrap();
         for id in ["", "..", "../a", "a/b"] {
             assert!(store.reserve(id).is_err() && store.find(id).is_err() && store.remove(id).is_err(), "{id}");

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{Child, fault, hooks, listener};
 use crate::cgroup::Cgroup;
+use crate::child::report::Page;
 use crate::child::run::{Stop, run};
 use crate::child::{Heard, Image, Report, Wire, spawn};
 use crate::error::{Error, Kind, Result};
@@ -21,8 +22,9 @@ impl Unborn {
     /// Runs the parent's section and makes the child. A plan that respawns gives the process that went on.
     pub(super) fn spawn(image: &mut Image<'_>, report: &Report, into: Option<OwnedFd>) -> Result<Self> {
         let plan = image.plan;
-        let scratch = Report::new(None)?;
-        let prepared = run(image, Section::Prepare, scratch.page());
+        // Nobody shares it: what the parent runs itself needs no mapping.
+        let scratch = Page::default();
+        let prepared = run(image, Section::Prepare, &scratch);
         let cloned = prepared
             .map_err(|Stop { step, errno }| {
                 fault::sentence(plan, Section::Prepare, step.into(), errno, scratch.value())
@@ -192,8 +194,8 @@ impl Dialogue<'_> {
     }
 
     fn section(&self, image: &mut Image<'_>, section: Section) -> Result<()> {
-        let scratch = Report::new(None)?;
-        run(image, section, scratch.page())
+        let scratch = Page::default();
+        run(image, section, &scratch)
             .map_err(|Stop { step, errno }| fault::sentence(self.plan, section, step.into(), errno, scratch.value()))
     }
 

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+use super::start::Request;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Kind, Result};
 use crate::spec::Spec;
@@ -37,6 +38,12 @@ pub struct Record {
     pub rootfs: PathBuf,
     /// Where its groups are.
     pub cgroup: cgroup::Record,
+    /// What its start has to know, if that comes from another process; an older mini wrote a file of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked: Option<Request>,
+    /// There are poststop hooks to be run; an older mini did not write it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub poststop: Option<bool>,
 }
 
 impl Record {
@@ -105,10 +112,14 @@ impl Record {
             // Gone meanwhile is as good as killed.
             let _killed = init.map(|init| crate::reap::signal(&init, libc::SIGKILL));
         });
-        let cgroup = Cgroup::open(&cgroup::Layout::read()?, &self.cgroup)?;
+        self.clear(&Cgroup::open(&cgroup::Layout::places()?, &self.cgroup)?).and(known)
+    }
+
+    /// [`Record::destroy`] when init is known to have ended, and the group is open.
+    pub fn clear(&self, cgroup: &Cgroup) -> Result<()> {
         // Without a bundle nobody knows of hooks.
-        let spec = Spec::load(&self.bundle).ok();
-        super::undo(&cgroup, &self.id, &self.bundle, spec.as_ref()).and(known)
+        let spec = if self.poststop == Some(false) { None } else { Spec::load(&self.bundle).ok() };
+        super::undo(cgroup, &self.id, &self.bundle, spec.as_ref())
     }
 }
 

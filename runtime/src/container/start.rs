@@ -5,7 +5,6 @@
 //! its payload or died. Which of the two, stands in the report, a small file that the child shares.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -18,30 +17,38 @@ use super::{Create, Record, fault, groups, hooks};
 use crate::child::Report;
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
-use crate::plan::{Section, compile};
+use crate::plan::{Plan, Section, compile};
 use crate::spec::Spec;
 
 const FIFO: &str = "exec.fifo";
-const REPORT: &str = "report";
+/// The file that the child shares with whoever starts it.
+pub const REPORT: &str = "report";
+/// Where an older mini wrote [`Request`], which its records do not have.
 const REQUEST: &str = "request.json";
 
-/// What the plan of a parked init was compiled from, beside the spec.
-#[derive(Debug, Default, Deserialize, Serialize)]
+/// What the plan of a parked init was compiled from, beside the spec; and what of both its start has to know, which need
+/// not be worked out again then.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-struct Request {
+pub struct Request {
     stdio: [bool; 3],
     no_pivot: bool,
     no_new_keyring: bool,
     preserve_fds: u32,
     tasks: Vec<String>,
+    /// How many steps the child's section has; 0 is unknown.
+    steps: usize,
+    /// The spec has a process and no poststart hooks; false is unknown.
+    plain: bool,
 }
 
 /// Makes the files of a container that anyone may start.
 pub(super) fn park_files(
     dir: &Path,
     request: &Create<'_>,
+    plan: &Plan,
     tasks: Vec<String>,
-) -> Result<(Option<OwnedFd>, Option<File>)> {
+) -> Result<(OwnedFd, File, Request)> {
     let path = dir.join(FIFO);
     let failed = |op, e| Error::sys(op, path.display().to_string(), e);
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
@@ -59,11 +66,10 @@ pub(super) fn park_files(
         no_new_keyring: request.no_new_keyring,
         preserve_fds: request.preserve_fds,
         tasks,
+        steps: plan.child.len(),
+        plain: request.spec.process.is_some() && request.spec.hooks.poststart.is_empty(),
     };
-    let text = serde_json::to_vec(&saved).unwrap_or_default();
-    let request = File::options().write(true).create_new(true).mode(0o600).open(dir.join(REQUEST));
-    request.and_then(|mut file| file.write_all(&text)).map_err(|e| io(&e))?;
-    Ok((Some(fifo), Some(file)))
+    Ok((fifo, file, saved))
 }
 
 /// A process may be missing at create; at start it may not (runtime-spec config.md#process).
@@ -88,7 +94,7 @@ fn open_fifo(dir: &Path) -> rustix::io::Result<OwnedFd> {
 }
 
 /// Starts a container that was created with [`super::StartBy::Anyone`] and waits until its payload is executed.
-pub fn start_parked(host: &Host, dir: &Path, record: &Record) -> Result<()> {
+pub fn start_parked(dir: &Path, record: &Record) -> Result<()> {
     let state = |reason: &str| Error::new(Kind::State, "start", &record.id, reason);
     let fifo = match open_fifo(dir) {
         Ok(fifo) => fifo,
@@ -101,27 +107,33 @@ pub fn start_parked(host: &Host, dir: &Path, record: &Record) -> Result<()> {
     let path = dir.join(REPORT);
     let file = File::options().read(true).write(true).open(&path);
     let report = Report::new(Some(&file.map_err(|e| Error::io("open", path.display().to_string(), &e))?))?;
-    let spec = Spec::load(&record.bundle)?;
-    executes(&spec)?;
+    let request = record.parked.clone().unwrap_or_else(|| {
+        let text = std::fs::read(dir.join(REQUEST)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    });
+    let spec = if request.plain { None } else { Some(Spec::load(&record.bundle)?) };
+    spec.as_ref().map_or(Ok(()), executes)?;
     // Of two starts at once one takes the name away and goes on.
     rustix::fs::unlink(dir.join(FIFO)).map_err(|_| state("cannot start an already running container"))?;
     rustix::io::write(&fifo, b"g").map_err(|e| Error::sys("write", FIFO, e))?;
     let mut poll = [rustix::event::PollFd::new(&fifo, rustix::event::PollFlags::empty())];
     while rustix::event::poll(&mut poll, None) == Err(Errno::INTR) {}
-    outcome(host, dir, record, &spec, &report)?;
+    if request.steps == 0 || report.errno() != 0 || report.step() + 1 != request.steps {
+        explain(&request, record, &report)?;
+    }
+    let Some(spec) = spec else { return Ok(()) };
     let bundle = record.bundle.to_str().unwrap_or_default();
     let subject = hooks::Subject { id: &record.id, status: "running", pid: record.pid, bundle, spec: &spec };
     hooks::run("poststart", &spec.hooks.poststart, subject)
 }
 
 /// Compiles the plan again, which the child was cloned with, to say what its report means.
-fn outcome(host: &Host, dir: &Path, record: &Record, spec: &Spec, report: &Report) -> Result<()> {
-    let text = std::fs::read(dir.join(REQUEST)).unwrap_or_default();
-    let request: Request = serde_json::from_slice(&text).unwrap_or_default();
+fn explain(request: &Request, record: &Record, report: &Report) -> Result<()> {
+    let (spec, host) = (Spec::load(&record.bundle)?, Host::read()?);
     let visible = if request.no_pivot { visible_kernel_mounts()? } else { Vec::new() };
     let plan = compile::init(&compile::Init {
-        spec,
-        host,
+        spec: &spec,
+        host: &host,
         id: &record.id,
         bundle: &record.bundle,
         groups: &groups(&record.cgroup),

@@ -100,9 +100,10 @@ impl Section {
             starts.extend(table.calls.keys().flat_map(|&number| [number, number + 1]));
         }
         starts.sort_unstable();
+        starts.dedup();
         let mut ranges: Vec<(u32, Answer)> =
             starts.into_iter().map(|start| (start, self.answer(start, default))).collect();
-        ranges.dedup_by(|next, kept| next.0 == kept.0 || next.1 == kept.1);
+        ranges.dedup_by(|next, kept| next.1 == kept.1);
         ranges
     }
 }

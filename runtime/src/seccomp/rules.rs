@@ -23,52 +23,48 @@ pub(super) struct Branch {
     pub(super) then: Decision,
 }
 
-/// The numbers of socketcall(2) and ipc(2) on i386, and those of the calls that they carry (linux/net.h, linux/ipc.h).
+/// The numbers of socketcall(2) and ipc(2) on i386, and those of the calls that they carry (linux/net.h, linux/ipc.h); sorted by name.
 const SOCKETCALL: u32 = 102;
 const IPC: u32 = 117;
-const SOCKET_CALLS: [&str; 20] = [
-    "socket",
-    "bind",
-    "connect",
-    "listen",
-    "accept",
-    "getsockname",
-    "getpeername",
-    "socketpair",
-    "send",
-    "recv",
-    "sendto",
-    "recvfrom",
-    "shutdown",
-    "setsockopt",
-    "getsockopt",
-    "sendmsg",
-    "recvmsg",
-    "accept4",
-    "recvmmsg",
-    "sendmmsg",
-];
-const IPC_CALLS: [(&str, u64); 12] = [
-    ("semop", 1),
-    ("semget", 2),
-    ("semctl", 3),
-    ("semtimedop", 4),
-    ("msgsnd", 11),
-    ("msgrcv", 12),
-    ("msgget", 13),
-    ("msgctl", 14),
-    ("shmat", 21),
-    ("shmdt", 22),
-    ("shmget", 23),
-    ("shmctl", 24),
+const MULTIPLEXED: [(&str, u32, u64); 32] = [
+    ("accept", SOCKETCALL, 5),
+    ("accept4", SOCKETCALL, 18),
+    ("bind", SOCKETCALL, 2),
+    ("connect", SOCKETCALL, 3),
+    ("getpeername", SOCKETCALL, 7),
+    ("getsockname", SOCKETCALL, 6),
+    ("getsockopt", SOCKETCALL, 15),
+    ("listen", SOCKETCALL, 4),
+    ("msgctl", IPC, 14),
+    ("msgget", IPC, 13),
+    ("msgrcv", IPC, 12),
+    ("msgsnd", IPC, 11),
+    ("recv", SOCKETCALL, 10),
+    ("recvfrom", SOCKETCALL, 12),
+    ("recvmmsg", SOCKETCALL, 19),
+    ("recvmsg", SOCKETCALL, 17),
+    ("semctl", IPC, 3),
+    ("semget", IPC, 2),
+    ("semop", IPC, 1),
+    ("semtimedop", IPC, 4),
+    ("send", SOCKETCALL, 9),
+    ("sendmmsg", SOCKETCALL, 20),
+    ("sendmsg", SOCKETCALL, 16),
+    ("sendto", SOCKETCALL, 11),
+    ("setsockopt", SOCKETCALL, 14),
+    ("shmat", IPC, 21),
+    ("shmctl", IPC, 24),
+    ("shmdt", IPC, 22),
+    ("shmget", IPC, 23),
+    ("shutdown", SOCKETCALL, 13),
+    ("socket", SOCKETCALL, 1),
+    ("socketpair", SOCKETCALL, 8),
 ];
 
 /// The multiplexer that carries a call of this name on i386, and the call's number there (its argument 0).
 pub(super) fn multiplexed(name: &str) -> Option<(u32, u64)> {
-    if let Some(at) = SOCKET_CALLS.iter().position(|&call| call == name) {
-        return Some((SOCKETCALL, at as u64 + 1));
-    }
-    IPC_CALLS.iter().find(|call| call.0 == name).map(|call| (IPC, call.1))
+    let at = MULTIPLEXED.binary_search_by(|row| row.0.cmp(name)).ok()?;
+    Some((MULTIPLEXED[at].1, MULTIPLEXED[at].2))
 }
 
 /// The decisions for all calls of one architecture that rules exist for, by number.
@@ -113,8 +109,9 @@ fn add(
     let set: Vec<Cond> = set.iter().filter_map(|cond| fit(cond, arch)).collect();
     if set.is_empty() {
         // The first unconditional rule stands, and conditional ones before it are forgotten.
-        if !matches!(calls.get(&number), Some(Decision::Action(_))) {
-            calls.insert(number, Decision::Action(action));
+        let decision = calls.entry(number).or_insert(Decision::Action(action));
+        if matches!(decision, Decision::Branches(_)) {
+            *decision = Decision::Action(action);
         }
         return Ok(());
     }
@@ -219,4 +216,18 @@ fn precedes(new: &Cond, old: &Cond, new_operand: u64, old_operand: u64) -> bool 
         _ => new_operand.cmp(&old_operand),
     };
     class.then(operands).is_gt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_can_be_searched() {
+        assert!(MULTIPLEXED.is_sorted_by_key(|row| row.0));
+        for (name, carrier, number) in MULTIPLEXED {
+            assert_eq!(multiplexed(name), Some((carrier, number)));
+        }
+        assert_eq!(multiplexed("read"), None);
+    }
 }

@@ -17,6 +17,7 @@ pub(super) fn last(rules: &[Rule], arch: Arch, default: Action) -> Option<u32> {
     }
     // On i386 libseccomp resolves socket and IPC names to pseudo numbers below zero, which never are the highest.
     let counts = |name: &str| arch != Arch::X86 || multiplexed(name).is_none();
-    let names = rules.iter().flat_map(|rule| &rule.names);
-    names.filter(|(name, _)| counts(name)).filter_map(|(_, call)| call.number(arch)).max().filter(|&number| number > 0)
+    let named = rules.iter().flat_map(|rule| &rule.names).filter_map(|(name, call)| Some((name, call.number(arch)?)));
+    let last = named.fold(0, |last, (name, number)| if number > last && counts(name) { number } else { last });
+    (last > 0).then_some(last)
 }

@@ -1,7 +1,7 @@
 //! Raw system calls that our libraries lack: prototype, man section, SAFETY; nothing else.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
@@ -171,6 +171,28 @@ pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Closes descriptors, those with neighbouring numbers in one go: `int close_range(unsigned first, unsigned last, unsigned
+/// flags)` — close_range(2), since Linux 5.9; where it is refused, one by one.
+pub fn close_all(mut fds: Vec<OwnedFd>) {
+    fds.sort_unstable_by_key(AsRawFd::as_raw_fd);
+    let mut fds = fds.into_iter().peekable();
+    while let Some(first) = fds.next() {
+        let start = first.as_raw_fd();
+        let mut run = vec![first];
+        while let Some(next) = fds.next_if(|fd| fd.as_raw_fd() == start + run.len() as RawFd) {
+            run.push(next);
+        }
+        if run.len() < 2 {
+            continue;
+        }
+        let last = start + run.len() as RawFd - 1;
+        // SAFETY: each number of the range is owned by `run`, which forgets them if they are closed.
+        if unsafe { libc::syscall(libc::SYS_close_range, start, last, 0) } == 0 {
+            run.into_iter().for_each(std::mem::forget);
+        }
+    }
+}
+
 /// `int mallopt(int param, int value)` with M_ARENA_MAX = 1 — mallopt(3). A short-lived worker thread would otherwise
 /// leave an arena of its own behind in a process that is to stay small.
 pub fn one_malloc_arena() {
@@ -192,4 +214,27 @@ pub fn trim_malloc() {
 
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_and_no_others_are_closed() {
+        let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let open = |fd: &RawFd| std::path::Path::new(&format!("/proc/self/fd/{fd}")).exists();
+        // Numbers that no other test's thread is given when they are free again.
+        let place = |fd: RawFd| rustix::io::fcntl_dupfd_cloexec(null(), fd).unwrap();
+        let fds: Vec<OwnedFd> = (700..712).map(place).collect();
+        let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        assert_eq!(numbers, (700..712).collect::<Vec<_>>());
+        let (mut kept, mut closed): (Vec<_>, Vec<_>) = fds.into_iter().partition(|fd| fd.as_raw_fd() % 5 == 1);
+        closed.reverse();
+        kept.push(null());
+        close_all(closed);
+        assert_eq!(numbers.iter().filter(|fd| open(fd)).collect::<Vec<_>>(), [&701, &706, &711]);
+        close_all(kept);
+        assert!(!numbers.iter().any(open));
+    }
 }

@@ -52,6 +52,40 @@ pub fn kill_sub_groups() -> Done {
     Ok(())
 }
 
+/// Nobody, a few, some below, and one that another tool has put into the version 1 freezer alone: all are gone afterwards.
+pub fn end() -> Done {
+    let ended = |group: &Group| {
+        group.0.end().unwrap();
+        assert!(dirs(group).iter().all(|dir| !dir.exists()));
+    };
+    let group = Group::new("end");
+    ended(&group);
+    ended(&group);
+    let group = Group::new("end");
+    let mut process = start(&group, "pair");
+    eventually("two", || group.0.pids().unwrap().len() == 2);
+    ended(&group);
+    assert_eq!(process.wait(Duration::from_secs(5)), Some(137));
+    let group = Group::new("end");
+    dirs(&group).iter().for_each(|dir| mkdir(&dir.join("one")));
+    let mut inner = Process::start(&group.0.attach_below(&["one".to_owned()], false).unwrap(), "sleep");
+    eventually("inside", || group.0.pids().unwrap() == [inner.pid]);
+    ended(&group);
+    assert_eq!(inner.wait(Duration::from_secs(5)), Some(137));
+    let group = Group::new("end");
+    if let Some((true, dir)) = group.find("freezer") {
+        let mut attach = group.0.attach().unwrap();
+        attach.into = None;
+        attach.tasks.retain(|(path, _)| std::path::Path::new(path).starts_with(&dir));
+        assert_eq!(attach.tasks.len(), 1);
+        let mut stranger = Process::start(&attach, "sleep");
+        eventually("inside", || read(&dir.join("tasks")).trim() == stranger.pid.to_string());
+        ended(&group);
+        assert_eq!(stranger.wait(Duration::from_secs(5)), Some(137));
+    }
+    Ok(())
+}
+
 pub fn other_signals() -> Done {
     let group = Group::new("signal");
     let stranger = Group::new("stranger");

@@ -16,7 +16,7 @@ pub type Done = Result<(), Failed>;
 /// Adds the tests; on a hybrid host a second time with its version 1 part alone.
 pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
     type Test = (&'static str, fn() -> Done);
-    let all: [Test; 24] = [
+    let all: [Test; 25] = [
         ("create and remove", create_and_remove),
         ("create refuses a group with processes", refuses_taken),
         ("create refuses a frozen group", refuses_frozen),
@@ -34,6 +34,7 @@ pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
         ("kill in sub groups", death::kill_sub_groups),
         ("other signals", death::other_signals),
         ("remove what the container made", death::remove_deep),
+        ("end whatever is left", death::end),
         ("remove a busy group is an error", death::remove_busy),
         ("out of memory", death::out_of_memory),
         ("out of memory, and the group is gone", death::out_of_memory_and_gone),

@@ -4,7 +4,7 @@
 //! descriptor: about thirty of each on version 1. So they are kept only between calls that come soon after one another,
 //! for a few groups at a time, and not for long.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ pub(in crate::cgroup) struct Files {
     kept: Vec<(usize, String, Option<OwnedFd>)>,
     buffer: Vec<u8>,
     /// `/dev/sda` of 8:0.
-    pub(super) devices: HashMap<(u64, u64), String>,
+    pub(super) devices: BTreeMap<(u64, u64), String>,
     last: Option<Instant>,
 }
 
@@ -60,7 +60,7 @@ impl Files {
     /// Closes all.
     pub(super) fn forget(&mut self) {
         KEPT.fetch_sub(self.kept.iter().filter(|(.., fd)| fd.is_some()).count(), Ordering::Relaxed);
-        (self.kept, self.buffer, self.devices) = (Vec::new(), Vec::new(), HashMap::new());
+        (self.kept, self.buffer, self.devices) = (Vec::new(), Vec::new(), BTreeMap::new());
     }
 }
 
