@@ -3,10 +3,11 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::failed;
 
@@ -28,15 +29,21 @@ pub(super) struct Fifo {
     writer: OwnedFd,
 }
 
+/// How long an output waits for its client to come before the process is made. A client of containerd's library opens in the
+/// background, and gives up opening when it hears of the exit: on a busy machine a short life can be over before, and
+/// all it said would be lost. containerd's own shim waits without end; who never reads must not keep a container from
+/// running here.
+const COMING: Duration = Duration::from_secs(2);
+
 /// The longest that a stream is kept after its process has closed it, for a client that has not come yet; containerd's
 /// own shim waits as long for one before it starts the process.
 const LINGER: Duration = Duration::from_secs(30);
 
-fn open_at(handle: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, String> {
+fn open_at(handle: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
     // Through the handle, so that what was looked at is what is opened, whatever the path names by now.
     let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
     let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    rustix::fs::open(link, flags, Mode::empty()).map_err(|e| failed("open", path, &e.into()))
+    rustix::fs::open(link, flags, Mode::empty())
 }
 
 fn handle(path: &str) -> Result<OwnedFd, String> {
@@ -56,19 +63,47 @@ pub(super) fn is_fifo(path: &str) -> Result<bool, String> {
 /// Opens read end, then write end. Neither waits for anybody: a non-blocking reader never does, and with the reader
 /// there the writer has its partner (alone it would get ENXIO until a client comes).
 pub(super) fn both_ends(path: &str) -> Result<(OwnedFd, OwnedFd), String> {
+    let handle = fifo_handle(path)?;
+    let reader = open_at(&handle, OFlags::RDONLY).map_err(|e| failed("open", path, &e.into()))?;
+    let writer = open_at(&handle, OFlags::WRONLY).map_err(|e| failed("open", path, &e.into()))?;
+    Ok((reader, writer))
+}
+
+fn fifo_handle(path: &str) -> Result<OwnedFd, String> {
     let handle = handle(path)?;
     if kind(&handle, path)? != FileType::Fifo {
         return Err(format!("{path:?} is not a fifo"));
     }
-    let reader = open_at(&handle, path, OFlags::RDONLY)?;
-    let writer = open_at(&handle, path, OFlags::WRONLY)?;
-    Ok((reader, writer))
+    Ok(handle)
+}
+
+/// The write end, as soon as a client has the read end open: without one there is ENXIO (fifo(7)). None after [`COMING`].
+/// It stays open: a client whose open(2) has returned takes the absence of writers for the end.
+fn writer_for_client(path: &str) -> Result<Option<OwnedFd>, String> {
+    let handle = fifo_handle(path)?;
+    let end = Instant::now() + COMING;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match open_at(&handle, OFlags::WRONLY) {
+            Ok(writer) => return Ok(Some(writer)),
+            Err(Errno::NXIO) if Instant::now() < end => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+            Err(Errno::NXIO) => return Ok(None),
+            Err(error) => return Err(failed("open", path, &error.into())),
+        }
+    }
 }
 
 impl Fifo {
-    /// See [`both_ends`].
+    /// Opens both ends when the client has opened its own, or has let us wait too long. Blocking.
     pub(super) fn open(path: &str) -> Result<Self, String> {
-        let (reader, writer) = both_ends(path)?;
+        let Some(writer) = writer_for_client(path)? else {
+            let (reader, writer) = both_ends(path)?;
+            return Ok(Self { reader, writer });
+        };
+        let reader = open_at(&fifo_handle(path)?, OFlags::RDONLY).map_err(|e| failed("open", path, &e.into()))?;
         Ok(Self { reader, writer })
     }
 

@@ -155,6 +155,26 @@ fn output_that_ended_before_its_reader_came_is_kept() {
     });
 }
 
+/// A client that opens in the background gives up when it hears of the exit; so the process is not made before it is there.
+#[test]
+fn a_slow_client_is_waited_for() {
+    let dir = Dir::new();
+    let out = dir.fifo("out");
+    let (path, begun) = (out.clone(), Instant::now());
+    let client = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        read_all(&path)
+    });
+    on_loop(async {
+        let opened = open_all("", &out, "", false);
+        assert!(begun.elapsed() >= Duration::from_millis(300), "opened after {:?}", begun.elapsed());
+        let streams = opened.wiring.run(None).unwrap();
+        file(opened.child.stdout).write_all(b"heard").unwrap();
+        assert_eq!(join(move || client.join().unwrap()).await, b"heard");
+        streams.finish(Duration::from_secs(1)).await;
+    });
+}
+
 #[test]
 fn a_reader_that_comes_after_silence_has_ended_sees_the_end() {
     let dir = Dir::new();
