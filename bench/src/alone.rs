@@ -271,9 +271,15 @@ pub fn counting<T>(bed: &Bed, pid: u32, name: &str, job: impl FnOnce() -> Outcom
         .spawn()?;
     let end = Instant::now() + Duration::from_secs(30);
     let traced = || -> Outcome<bool> {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).map(str::trim);
-        Ok(tracer == Some(&strace.id().to_string()))
+        // All threads: Go's do the work on any of them.
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let status = std::fs::read_to_string(thread?.path().join("status"))?;
+            let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).map(str::trim);
+            if tracer != Some(&strace.id().to_string()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     };
     while !traced()? {
         if Instant::now() > end {

@@ -27,6 +27,8 @@ pub fn graph(script: &str, others: &[&str]) -> String {
             continue;
         }
         let mut frames: Vec<&str> = lines.filter_map(function).collect();
+        // One nameless frame is as good as twenty: a stripped program has no other.
+        frames.dedup_by(|a, b| a == b && *a == "[unknown]");
         frames.push(program);
         root.samples += 1;
         let mut at = &mut root;
