@@ -39,7 +39,8 @@ pub fn main() -> u8 {
     let mut sealed = std::env::args_os().any(|word| ["create", "run", "exec"].iter().any(|command| word == *command));
     if sealed && let Err(e) = runtime::exe::seal() {
         Log::stderr().error(&e.to_string());
-        return 1;
+        // As below, as far as it is known here.
+        return if std::env::args_os().any(|word| word == "exec") { 255 } else { 1 };
     }
     let mini = match Mini::try_parse() {
         Ok(mini) => mini,
