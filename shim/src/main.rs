@@ -1,6 +1,7 @@
 //! A containerd shim v2 whose container runtime is inside: see `boot` for how it is called and `service` for what it does.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), no_main)]
 
 mod boot;
 mod convert;
@@ -16,17 +17,23 @@ mod stdio;
 mod task;
 mod worker;
 
-use std::process::ExitCode;
-
 use boot::{Action, Flags};
 
-fn main() -> ExitCode {
+#[cfg(not(test))]
+runtime::entry!(run);
+
+#[cfg(test)]
+fn main() {
+    run();
+}
+
+fn run() -> u8 {
     let flags = match Flags::parse(std::env::args_os().skip(1)) {
         Ok(flags) => flags,
         Err(usage) => {
             eprintln!("{usage}");
             // As Go's flag package ends.
-            return ExitCode::from(2);
+            return 2;
         }
     };
     let done = match flags.action {
@@ -41,18 +48,18 @@ fn main() -> ExitCode {
 }
 
 /// The daemon. From `settle` on, descriptor 2 and the log are containerd's.
-fn serve(flags: &Flags) -> ExitCode {
+fn serve(flags: &Flags) -> u8 {
     let settled = boot::settle(flags).map_err(|e| e.to_string());
     end(settled.and_then(|args| service::serve(args).map_err(|e| e.to_string())))
 }
 
 /// What is written to standard error becomes the text of containerd's own error.
-fn end(result: Result<(), String>) -> ExitCode {
+fn end(result: Result<(), String>) -> u8 {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("containerd-shim-mini-v2: {error}");
-            ExitCode::FAILURE
+            1
         }
     }
 }
