@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionread, read, write};
-use rustix::pipe::{SpliceFlags, splice};
+use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, splice};
 use rustix::time::Timespec;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -26,6 +26,9 @@ const SPLICE_FROM: u64 = 32 << 10;
 const SPLICE_MOST: usize = 1 << 20;
 /// Copied at once, on the stack.
 const CHUNK: usize = 16 << 10;
+/// What a process's pipe holds from the moment that nobody reads: with the fifo, more than the 160 KiB that containerd's own
+/// shim takes before a process has to wait (its pipe, its copier's buffer and the fifo).
+const UNREAD: usize = 128 << 10;
 /// Moves after which others get their turn on the loop.
 const TURN: u32 = 16;
 /// After a hang-up: so long without a byte means that none is under way. A terminal hands over what was written to its
@@ -64,6 +67,7 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, hangup: &Notify) ->
     // What was read and did not fit; empty (and without memory) almost always.
     let mut pending = Vec::new();
     let mut full = false;
+    let mut grown = source != Source::Pipe;
     let mut moves = 0;
     let mut last_words = None;
     loop {
@@ -83,6 +87,11 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, hangup: &Notify) ->
         let step = move_some(from, to, source, &mut pending)?;
         if step == if full { Step::TargetFull } else { Step::SourceEmpty } {
             ready.clear_ready();
+        }
+        if step == Step::TargetFull && !grown {
+            grown = true;
+            // A user over the limit of pipe(7) keeps what there is.
+            let _refused = fcntl_setpipe_size(from.get_ref(), UNREAD);
         }
         full = match step {
             Step::End => return Ok(()),
