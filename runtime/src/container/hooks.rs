@@ -1,6 +1,7 @@
 //! Hooks that run in our own namespaces: prestart, createRuntime, poststart, poststop.
 
-use std::io::{Seek, Write};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -35,15 +36,17 @@ pub fn run(name: &str, hooks: &[Hook], subject: Subject<'_>) -> Result<()> {
 fn one(hook: &Hook, subject: Subject<'_>) -> Result<()> {
     let failed = |what: &str, e: &std::io::Error| Error::io("hook", format!("{} ({what})", hook.path), e);
     let (before, after) = state(subject.id, subject.status, subject.bundle, &subject.spec.annotations);
-    let memfd = rustix::fs::memfd_create("state", rustix::fs::MemfdFlags::CLOEXEC);
-    let mut stdin = std::fs::File::from(memfd.map_err(|e| Error::sys("memfd_create", "state", e))?);
+    let mut stdin = memory("state")?;
     write!(stdin, "{before}{}{after}", subject.pid).and_then(|()| stdin.rewind()).map_err(|e| failed("state", &e))?;
     let mut command = Command::new(&hook.path);
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
     }
     // Never our own environment: a hook has what its line of config.json gives it.
-    command.env_clear().stdin(stdin).stdout(Stdio::null());
+    // A file and no pipe takes its words: nobody has to read meanwhile, and a daemon that it leaves behind holds up nothing.
+    let words = memory("words")?;
+    let copy = || words.try_clone().map(Stdio::from).map_err(|e| failed("stderr", &e));
+    command.env_clear().stdin(stdin).stdout(copy()?).stderr(copy()?);
     for entry in hook.env.iter().flatten() {
         if let Some((name, value)) = entry.split_once('=') {
             command.env(name, value);
@@ -67,7 +70,24 @@ fn one(hook: &Hook, subject: Subject<'_>) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    Err(Error::new(Kind::Kernel, "hook", &hook.path, format!("failed: {status}")))
+    let said = last_words(words).map_err(|e| failed("stderr", &e))?;
+    let said = if said.is_empty() { said } else { format!(", it said: {said}") };
+    Err(Error::new(Kind::Kernel, "hook", &hook.path, format!("failed: {status}{said}")))
+}
+
+/// A file of no file system.
+fn memory(name: &str) -> Result<File> {
+    let made = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC);
+    made.map(File::from).map_err(|e| Error::sys("memfd_create", name, e))
+}
+
+/// The end of what was written, at most 4 KiB, without the white space around it.
+fn last_words(mut file: File) -> std::io::Result<String> {
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(4096)))?;
+    let mut said = Vec::new();
+    file.take(4096).read_to_end(&mut said)?;
+    Ok(String::from_utf8_lossy(&said).trim().to_owned())
 }
 
 /// Waits for the end, or gives `None` when it takes too long.

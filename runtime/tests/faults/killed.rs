@@ -182,6 +182,11 @@ fn hooks_that_fail() -> Result<(), Failed> {
     let (host, (bundle, before)) = (bundle::host(), fresh("failing-hooks"));
     let table = [
         ("prestart", "exit 3", r#"/hooks/prestart/0: hook "BUSYBOX": failed: exit status: 3"#),
+        (
+            "prestart",
+            "echo out; echo no such driver >&2; exit 3",
+            "/hooks/prestart/0: hook \"BUSYBOX\": failed: exit status: 3, it said: out\nno such driver",
+        ),
         ("createRuntime", "kill -15 $$", r#"/hooks/createRuntime/0: hook "BUSYBOX": failed: signal: 15 (SIGTERM)"#),
         (
             "createRuntime",
