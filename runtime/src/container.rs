@@ -380,7 +380,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let (gate, file, saved) = match request.start_by {
         StartBy::Us => (None, None, None),
         StartBy::Anyone(dir) => {
-            let (gate, file, saved) = start::park_files(dir, &request, &plan, paths(&attach))?;
+            let (gate, file, saved) = start::park_files(dir, &request, &plan, paths(&attach), &cgroup.record())?;
             (Some(gate), Some(file), Some(saved))
         }
     };

@@ -67,6 +67,7 @@ const OURS: &[Test] = &[
     ("create_without_descriptors", straits::create_without_descriptors),
     ("exec_without_descriptors", straits::exec_without_descriptors),
     ("nobody_is_taken_for_dead", straits::nobody_is_taken_for_dead),
+    ("delete_of_a_create_that_was_killed", straits::delete_of_a_create_that_was_killed),
     ("list_tells_of_a_broken_record", straits::list_tells_of_a_broken_record),
     // runc keeps other files
     ("create_without_space", straits::create_without_space),

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use runtime::container::start::start_parked;
+use runtime::container::start::{abandon, start_parked};
 use runtime::spec::{Spec, check};
 use runtime::{Child, Container, Create, Error, Host, Kind, Result, StartBy, Stdio, reap};
 
@@ -146,7 +146,8 @@ pub fn delete(context: &Context<'_>, args: &args::Delete) -> Result<()> {
     let found = match context.store.find(&args.id) {
         Ok(found) => found,
         Err(e) if e.kind == Kind::NotFound => {
-            // A create that was killed before it could write anything down leaves its directory.
+            // A create that was killed before it could write its record leaves its directory, and perhaps a process.
+            abandon(&context.store.dir(&args.id)?)?;
             context.store.remove(&args.id)?;
             return if args.force { Ok(()) } else { Err(e) };
         }

@@ -97,13 +97,21 @@ impl Store {
         Ok(dir)
     }
 
+    /// Where a container's state is, or would be.
+    ///
+    /// # Errors
+    /// `Invalid` for an id that is none.
+    pub fn dir(&self, id: &str) -> Result<PathBuf> {
+        check::id(id)?;
+        Ok(self.root.join(id))
+    }
+
     /// A container by its id.
     ///
     /// # Errors
     /// `NotFound`; `Invalid` for an id that is none.
     pub fn find(&self, id: &str) -> Result<Found> {
-        check::id(id)?;
-        let dir = self.root.join(id);
+        let dir = self.dir(id)?;
         let record = Record::load(&dir).map_err(|e| match e.kind {
             Kind::NotFound => Error::new(Kind::NotFound, "", "", "container does not exist"),
             _ => e,
@@ -116,10 +124,9 @@ impl Store {
     /// # Errors
     /// Of unlink and rmdir; `Invalid` for an id that is none.
     pub fn remove(&self, id: &str) -> Result<()> {
-        check::id(id)?;
-        let dir = self.root.join(id);
+        let dir = self.dir(id)?;
         // What is there after an ordinary life, the record last; whatever else there is after any other.
-        for name in [start::REPORT, Record::FILE] {
+        for name in [start::REPORT, start::GROUPS, Record::FILE] {
             let _not_there = rustix::fs::unlink(dir.join(name));
         }
         match rustix::fs::rmdir(&dir) {

@@ -5,6 +5,7 @@
 //! its payload or died. Which of the two, stands in the report, a small file that the child shares.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{Create, Record, fault, groups, hooks};
+use crate::cgroup::{Cgroup, Layout};
 use crate::child::Report;
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
@@ -23,6 +25,8 @@ use crate::spec::Spec;
 const FIFO: &str = "exec.fifo";
 /// The file that the child shares with whoever starts it.
 pub const REPORT: &str = "report";
+/// Where its groups are, from before there is a process in them: for who finds no record.
+pub const GROUPS: &str = "groups.json";
 /// Where an older mini wrote [`Request`], which its records do not have.
 const REQUEST: &str = "request.json";
 
@@ -48,6 +52,7 @@ pub(super) fn park_files(
     request: &Create<'_>,
     plan: &Plan,
     tasks: Vec<String>,
+    groups: &crate::cgroup::Record,
 ) -> Result<(OwnedFd, File, Request)> {
     let path = dir.join(FIFO);
     let failed = |op, e| Error::sys(op, path.display().to_string(), e);
@@ -60,6 +65,12 @@ pub(super) fn park_files(
     // Its space is taken now: to write to a mapped hole of a full file system ends in SIGBUS.
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 4096)
         .map_err(|e| Error::sys("fallocate", report.display().to_string(), e))?;
+    let groups = serde_json::to_vec(groups).unwrap_or_default();
+    let place = dir.join(GROUPS);
+    let written = File::options().write(true).create_new(true).mode(0o600).open(&place);
+    written
+        .and_then(|mut file| file.write_all(&groups))
+        .map_err(|e| Error::io("write", place.display().to_string(), &e))?;
     let saved = Request {
         stdio: request.stdio.given(),
         no_pivot: request.no_pivot,
@@ -87,6 +98,27 @@ pub fn is_parked(dir: &Path) -> Result<bool> {
         Err(Errno::NOENT | Errno::NXIO) => Ok(false),
         Err(e) => Err(Error::sys("open", dir.join(FIFO).display().to_string(), e)),
     }
+}
+
+/// Ends what a create has left that was killed before it could write a record: its first process may wait at the gate, and
+/// nothing but its groups tells who it is.
+///
+/// # Errors
+/// As [`Record::destroy`].
+pub fn abandon(dir: &Path) -> Result<()> {
+    let place = dir.join(GROUPS);
+    let text = match std::fs::read(&place) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        text => text.map_err(|e| Error::io("read", place.display().to_string(), &e))?,
+    };
+    // One that is not whole was written before there was a process.
+    let Ok(groups) = serde_json::from_slice::<crate::cgroup::Record>(&text) else { return Ok(()) };
+    if groups == crate::cgroup::Record::default() {
+        return Ok(());
+    }
+    let cgroup = Cgroup::open(&Layout::read()?, &groups)?;
+    cgroup.kill(libc::SIGKILL)?;
+    cgroup.remove()
 }
 
 fn open_fifo(dir: &Path) -> rustix::io::Result<OwnedFd> {

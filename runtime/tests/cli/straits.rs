@@ -104,3 +104,18 @@ pub fn create_without_space(b: &Bench) {
     }
     panic!("it wants more than 8 pages");
 }
+
+/// Killed when its process waits already and its record is not written yet: what it leaves is all there but for that.
+pub fn delete_of_a_create_that_was_killed(b: &Bench) {
+    let id = b.id("x");
+    b.spec(&["sleep", "1000"], |_| {});
+    b.detached(&["create", &id]);
+    let pid = b.state(&id)["pid"].as_u64().unwrap();
+    std::fs::remove_file(b.root().join(&id).join("mini.json")).unwrap();
+    b.fine(&["delete", "--force", &id]);
+    assert!(!b.root().join(&id).exists());
+    assert_eq!(groups(&id), Vec::<String>::new());
+    // It was no child of ours, and whoever reaps it may be late.
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+}
