@@ -83,6 +83,19 @@ impl Bed {
         Ok(id)
     }
 
+    /// The fifo of a detached container's stream, for a reader of one's own. With ctr as the reader a tail is lost now and then on a
+    /// busy machine, with any shim: up to all that was unread at the exit.
+    pub fn fifo(&self, id: &str, stream: &str) -> Outcome<PathBuf> {
+        let name = format!("{id}-{stream}");
+        for entry in self.containerd.host.path("/run/containerd/fifo").read_dir()? {
+            let path = entry?.path().join(&name);
+            if path.exists() {
+                return Ok(path);
+            }
+        }
+        Err(format!("no fifo is called {name}").into())
+    }
+
     /// A container that lives until it is removed.
     pub fn sleeper(&self) -> Outcome<String> {
         self.detached(&["--null-io"], &["sleep", "100000"])

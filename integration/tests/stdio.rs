@@ -60,9 +60,17 @@ fn hundred_megabytes_there_and_back(bed: &Bed) -> Outcome {
 }
 
 fn last_words_are_not_lost(bed: &Bed) -> Outcome {
-    let output = bed.sh(&[], "head -c 1000000 /dev/zero | tr '\\0' x; echo end")?.ok()?;
-    ensure!(output.stdout.len() == 1_000_004 && output.stdout.ends_with(b"xend\n"), "{} bytes", output.stdout.len());
-    Ok(())
+    let directory = bed.directory("go")?;
+    let mount = format!("type=bind,src={},dst=/mnt,options=rbind:ro", directory.display());
+    let script = "while ! test -e /mnt/go; do sleep 0.02; done; head -c 1000000 /dev/zero | tr '\\0' x; echo end";
+    let id = bed.detached(&["--mount", &mount], &["sh", "-c", script])?;
+    let path = bed.fifo(&id, "stdout")?;
+    let reader = std::thread::spawn(move || std::fs::read(path));
+    std::fs::write(directory.join("go"), "")?;
+    let read = reader.join().map_err(|_| "the reader panicked")??;
+    ensure!(read.len() == 1_000_004 && read.ends_with(b"xend\n"), "{} bytes", read.len());
+    bed.wait_status(&id, "STOPPED")?;
+    bed.delete(&id, &[], 0)
 }
 
 fn child_that_keeps_stdout_open_does_not_keep_the_task(bed: &Bed) -> Outcome {

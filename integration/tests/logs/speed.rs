@@ -66,18 +66,6 @@ fn check(mut from: impl Read) -> Outcome {
     Ok(())
 }
 
-/// The client's end of the fifo of a detached container, as the machine sees it.
-pub fn fifo(bed: &Bed, id: &str, stream: &str) -> Outcome<PathBuf> {
-    let name = format!("{id}-{stream}");
-    for entry in bed.containerd.host.path("/run/containerd/fifo").read_dir()? {
-        let path = entry?.path().join(&name);
-        if path.exists() {
-            return Ok(path);
-        }
-    }
-    Err(format!("no fifo is called {name}").into())
-}
-
 /// Waits for the end of a container that wrote all it had, then checks the file.
 fn check_file(bed: &Bed, id: &str, file: &Path) -> Outcome {
     eventually(2 * LIMIT, || {
@@ -100,7 +88,7 @@ fn check_file(bed: &Bed, id: &str, file: &Path) -> Outcome {
 
 /// Checks what comes out of the fifo of a container that waits for its start.
 fn check_fifo(bed: &Bed, id: &str, writer: &Writer) -> Outcome {
-    let reader = File::open(fifo(bed, id, "stdout")?)?;
+    let reader = File::open(bed.fifo(id, "stdout")?)?;
     writer.go()?;
     check(reader)?;
     bed.wait_status(id, "STOPPED")?;

@@ -1,7 +1,6 @@
 //! Readers, disks and containerd that go and come back.
 
 use super::loggers::logger;
-use super::speed::fifo;
 use integration::containerd::LIMIT;
 use integration::{Bed, Outcome, Runtime, ensure, eventually};
 use std::fs::File;
@@ -33,7 +32,7 @@ pub fn reader_that_stops_dies_and_comes_back(bed: &Bed) -> Outcome {
     // A client that detaches has the fifos open until then, and what it reads nobody sees.
     let script = "while ! test -e /mnt/go; do sleep 0.02; done; exec seq 1 300000";
     let id = bed.detached(&["--mount", &mount], &["sh", "-c", script])?;
-    let path = fifo(bed, &id, "stdout")?;
+    let path = bed.fifo(&id, "stdout")?;
     let mut got = Vec::new();
     let mut first = File::open(&path)?;
     std::fs::write(directory.join("go"), "")?;
@@ -132,7 +131,7 @@ pub fn containerd_down_under_writers(bed: &Bed) -> Outcome {
     let of_logger = logger(bed, &format!("exec 5>&-; exec cat <&3 > {}", logged.display()))?;
     let start = |flags: &[&str]| bed.detached(&[&["--mount", &mount], flags].concat(), &["sh", "-c", WRITER]);
     let ids = [start(&[])?, start(&["--log-uri", &of_file])?, start(&["--log-uri", &of_logger])?];
-    let path = fifo(bed, &ids[0], "stdout")?;
+    let path = bed.fifo(&ids[0], "stdout")?;
     let reader = std::thread::spawn(move || std::fs::read(path));
     let pids = ids.iter().map(|id| bed.pid(id)).collect::<Outcome<Vec<u32>>>()?;
     let lines = |path: &PathBuf| std::fs::read_to_string(path).map_or(0, |text| text.lines().count());
