@@ -19,13 +19,7 @@ mod worker;
 
 use boot::{Action, Flags};
 
-#[cfg(not(test))]
 runtime::entry!(run);
-
-#[cfg(test)]
-fn main() {
-    run();
-}
 
 fn run() -> u8 {
     let flags = match Flags::parse(std::env::args_os().skip(1)) {

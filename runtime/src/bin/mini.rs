@@ -5,13 +5,7 @@
 #[path = "../cli/mod.rs"]
 mod cli;
 
-#[cfg(not(test))]
 runtime::entry!(run);
-
-#[cfg(test)]
-fn main() {
-    run();
-}
 
 fn run() -> u8 {
     // Inherited by every child until its execve: a process of the container may not trace it or look into its descriptors

@@ -7,17 +7,23 @@
 use std::os::fd::RawFd;
 
 /// The program's `main`, in place of Rust's: `entry!(f)` with `fn f() -> u8`, which answers the exit code. The crate needs
-/// `#![no_main]`.
+/// `#![cfg_attr(not(test), no_main)]`: its unit tests have the main of their harness, and only compile this one's function.
 #[macro_export]
 macro_rules! entry {
     ($f:path) => {
         // SAFETY: this is the one `main` of a C program, called once by the C library's start; it has that prototype, less
         // the arguments, which the C ABI allows a callee to ignore (std takes them from .init_array).
+        #[cfg(not(test))]
         #[unsafe(no_mangle)]
         extern "C" fn main() -> i32 {
             $crate::sys::begin();
             // Flushes standard output, as the return from Rust's own main does.
             std::process::exit(i32::from($f()))
+        }
+
+        #[cfg(test)]
+        fn main() {
+            $f();
         }
     };
 }

@@ -104,6 +104,7 @@ impl Manager {
         if result == "done" {
             return Ok(());
         }
+        // The job's own result is the error that matters.
         let _ = self.reset_failed(unit);
         Err(Error::new(Kind::Kernel, OP, &unit.name, format!("error creating systemd unit: got {result:?}")))
     }
