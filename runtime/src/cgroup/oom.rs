@@ -9,14 +9,15 @@ mod limit;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use above::Above;
+use limit::{Hit, Oom2, nearest, nearest_above, topmost};
 pub use limit::{Kills, Limit};
-use limit::{Oom2, nearest, nearest_above, topmost};
 
 use super::Version;
 use super::file::{self, fault};
@@ -42,8 +43,9 @@ enum Source {
     V1 { bells: Vec<OwnedFd>, heard: Vec<bool> },
     /// Version 2: `memory.events`, whose changes are announced as POLLPRI; the epoll descriptor around it turns that
     /// into being readable. Not inotify: its instances are few (128 for a user by default), and a host has many
-    /// containers. And what was counted at the last look, and by the group above if somebody else may remove ours.
-    V2 { epoll: OwnedFd, events: OwnedFd, counted: Oom2, above: Option<Above> },
+    /// containers. And what was counted at the last look, the limit that was hit without a kill so far, and what the
+    /// group above has counted if somebody else may remove ours.
+    V2 { epoll: OwnedFd, events: OwnedFd, counted: Oom2, hit: Hit, above: Option<Above> },
 }
 
 impl Oom {
@@ -67,7 +69,7 @@ impl Oom {
                 let none = epoll::EventData::new_u64(0);
                 epoll::add(&epoll, &events, none, epoll::EventFlags::PRI).map_err(wrong)?;
                 let above = groups.get(1).filter(|_| fleeting).and_then(|(dir, _)| Above::new(dir, &epoll));
-                Source::V2 { epoll, events, counted: Oom2::default(), above }
+                Source::V2 { epoll, events, counted: Oom2::default(), hit: Hit::default(), above }
             }
         };
         let mut oom = Oom { groups, source, known: 0 };
@@ -134,17 +136,18 @@ impl Oom {
         let new = total.saturating_sub(std::mem::replace(&mut self.known, total));
         let limit = match &mut self.source {
             Source::V1 { heard, .. } => (new > 0).then(|| topmost(heard, &self.groups)),
-            Source::V2 { counted, above, .. } => {
+            Source::V2 { counted, hit, above, .. } => {
                 let hierarchy = count("oom").unwrap_or(0);
                 // Counters of others are read only when they matter: a group at its limit says so very often.
                 let beside = above.as_ref().map(|a| a.counted) != counted_above;
-                let changed = new > 0 || beside || hierarchy != counted.hierarchy || counted.local.is_empty();
+                let first = counted.local.is_empty();
+                let changed = new > 0 || beside || hierarchy != counted.hierarchy || first;
                 changed.then(|| {
                     let local = self.groups.iter().map(|(dir, _)| local_ooms(dir)).collect();
                     let now = Oom2 { hierarchy, local };
                     let limit = nearest(counted, &now, &self.groups);
                     *counted = now;
-                    limit
+                    if first { limit } else { hit.of(limit, new > 0, Instant::now()) }
                 })
             }
         };
@@ -156,12 +159,12 @@ impl Oom {
     /// kept back; see [`Oom::heard`]); who asks has to know that a process of ours died as if by such a kill.
     /// Known only where others remove groups: of a scope of systemd's on version 2.
     pub fn presumed(&self) -> Option<Kills> {
-        let Source::V2 { counted, above: Some(above), .. } = &self.source else { return None };
+        let Source::V2 { counted, hit, above: Some(above), .. } = &self.source else { return None };
         let now = above.read()?;
         let count = now.kills.checked_sub(above.counted.kills).filter(|kills| *kills > 0)?;
         let local: Vec<_> = self.groups.iter().map(|(dir, _)| local_ooms(dir)).collect();
         let limit = nearest_above(now.ooms > above.counted.ooms, &counted.local, &local, &self.groups);
-        Some(Kills { count, limit })
+        Some(Kills { count, limit: hit.clone().of(limit, true, Instant::now()) })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Kills that were seen at one look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +101,31 @@ pub(super) fn nearest_above(below: bool, before: &[u64], now: &[u64], groups: &[
     }
 }
 
+/// A kernel that writes a long report to a slow console takes its time between a limit that is hit and the kill.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// Version 2: the limit that was last seen to be hit without a kill. The kernel counts the "out of memory" first and the
+/// kill some time later (mem_cgroup_oom, then __oom_kill_process; linux/mm), and a look may fall in between.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hit(Option<(Limit, Instant)>);
+
+impl Hit {
+    /// Which limit a look's kills belong to, if it has seen some, when `limit` has been hit since the look before.
+    pub fn of(&mut self, limit: Limit, killed: bool, now: Instant) -> Limit {
+        match (limit, killed) {
+            (Limit::Host, true) => match self.0.take() {
+                Some((hit, then)) if now.duration_since(then) <= REPORT => hit,
+                _ => Limit::Host,
+            },
+            (Limit::Host, false) => Limit::Host,
+            (limit, killed) => {
+                self.0 = (!killed).then(|| (limit.clone(), now));
+                limit
+            }
+        }
+    }
+}
+
 /// Version 1: the topmost group that heard the last bell.
 pub(super) fn topmost(heard: &[bool], groups: &[(PathBuf, String)]) -> Limit {
     match heard.iter().rposition(|h| *h) {
@@ -145,6 +171,22 @@ mod tests {
         ] {
             assert_eq!(nearest_above(below, &before, &now, &groups()), limit, "{below} {now:?}");
         }
+    }
+
+    #[test]
+    fn a_kill_belongs_to_the_limit_that_was_hit_just_before() {
+        let (now, own) = (Instant::now(), Limit::Own("/pods/pod/c".into()));
+        let mut hit = Hit::default();
+        let mut look = |limit: &Limit, killed, after| hit.of(limit.clone(), killed, now + after);
+        assert_eq!(look(&own, false, Duration::ZERO), own);
+        assert_eq!(look(&Limit::Host, false, Duration::ZERO), Limit::Host, "news of others");
+        assert_eq!(look(&Limit::Host, true, REPORT), own);
+        assert_eq!(look(&Limit::Host, true, REPORT), Limit::Host, "once");
+        look(&own, false, Duration::ZERO);
+        assert_eq!(look(&own, true, Duration::ZERO), own);
+        assert_eq!(look(&Limit::Host, true, Duration::ZERO), Limit::Host, "seen with its kill");
+        look(&own, false, Duration::ZERO);
+        assert_eq!(look(&Limit::Host, true, REPORT * 2), Limit::Host, "too long ago");
     }
 
     #[test]
