@@ -205,11 +205,15 @@ impl Spec {
 
 /// Decodes any JSON of the specification; a wrong type is reported by its JSON pointer.
 pub fn from_json<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T> {
+    // To know where it is in the text costs as much as to read it, so that is found out when it is asked for.
+    serde_json::from_slice(json)
+        .map_err(|wrong| located::<T>(json).unwrap_or_else(|| Error::invalid("", wrong.to_string())))
+}
+
+/// Why this is no `T`, and where.
+#[cold]
+fn located<T: serde::de::DeserializeOwned>(json: &[u8]) -> Option<Error> {
     let mut d = serde_json::Deserializer::from_slice(json);
-    let value = serde_path_to_error::deserialize(&mut d).map_err(|e| {
-        let pointer = check::pointer(e.path());
-        Error::invalid(pointer, e.into_inner().to_string())
-    })?;
-    d.end().map_err(|e| Error::invalid("", e.to_string()))?;
-    Ok(value)
+    let error = serde_path_to_error::deserialize::<_, T>(&mut d).err()?;
+    Some(Error::invalid(check::pointer(error.path()), error.into_inner().to_string()))
 }

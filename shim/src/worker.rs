@@ -3,15 +3,26 @@
 //! Not tokio's blocking pool, which keeps its threads (and what they touched) for ten seconds after the last job.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::future::Future;
 use std::io;
+use std::time::Duration;
 
 use runtime::sys;
 use tokio::sync::oneshot;
 
 /// Bytes of address space; only what is touched becomes memory.
 const STACK: usize = 1 << 20;
+
+/// How long no job must have ended until the memory that they freed goes back to the kernel. Sooner, the next job would
+/// only have to fetch it again, page by page.
+const QUIET: Duration = Duration::from_millis(500);
+
+thread_local! {
+    /// Jobs that have ended, while somebody waits for quiet.
+    static ENDED: Cell<Option<u64>> = const { Cell::new(None) };
+}
 
 /// Starts `job` on a thread of its own at once. It runs to its end even if the future is dropped.
 ///
@@ -29,6 +40,25 @@ pub fn run<T: Send + 'static>(
     });
     async move {
         spawned?;
-        result.await.map_err(|_| io::Error::other("the worker died"))
+        let result = result.await.map_err(|_| io::Error::other("the worker died"));
+        tidy_up();
+        result
     }
+}
+
+/// Sees to it that freed memory is given back once all is quiet.
+fn tidy_up() {
+    if let Some(ended) = ENDED.get() {
+        return ENDED.set(Some(ended.wrapping_add(1)));
+    }
+    ENDED.set(Some(0));
+    tokio::spawn(async {
+        let mut before = None;
+        while ENDED.get() != before {
+            before = ENDED.get();
+            tokio::time::sleep(QUIET).await;
+        }
+        ENDED.set(None);
+        sys::trim_malloc();
+    });
 }

@@ -193,13 +193,15 @@ pub fn close_all(mut fds: Vec<OwnedFd>) {
     }
 }
 
-/// `int mallopt(int param, int value)` with M_ARENA_MAX = 1 — mallopt(3). A short-lived worker thread would otherwise
-/// leave an arena of its own behind in a process that is to stay small.
-pub fn one_malloc_arena() {
+/// `int mallopt(int param, int value)` — mallopt(3). M_ARENA_MAX = 1: a short-lived worker thread would otherwise leave an
+/// arena of its own behind in a process that is to stay small. M_TRIM_THRESHOLD: free(3) leaves it to [`trim_malloc`] to give
+/// memory back, else each burst of work would fetch the same pages again.
+pub fn frugal_malloc() {
     // SAFETY: mallopt takes two integers and may be called at any time.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 4 << 20);
     }
 }
 

@@ -102,7 +102,7 @@ impl Leave {
 ///
 /// Errors: what is needed to serve at all (descriptors, facts of the host) cannot be had.
 pub fn serve(args: Args) -> io::Result<()> {
-    sys::one_malloc_arena();
+    sys::frugal_malloc();
     // Orphans of containers without a pid namespace of their own come to us.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGUSR1])?;

@@ -22,8 +22,15 @@ use crate::worker;
 
 /// From this many waiting bytes on they are spliced: half of a pipe's sixteen slots, so that they are well filled.
 const SPLICE_FROM: u64 = 32 << 10;
-/// The most that one splice moves; more than any pipe holds by default.
-const SPLICE_MOST: usize = 1 << 20;
+/// From this many on, once a stream has been found to be a [`Flow::Bulk`]: whole pages.
+const SPLICE_BULK_FROM: u64 = 4 << 10;
+/// So many splices make a bulk: a quarter of a megabyte at least.
+const BULK_AFTER: u32 = 8;
+/// What both pipes of a bulk may hold, so that writer, shim and reader wake each other a sixteenth as often. pipe(7) allows
+/// nobody more by default; the pages in a process's pipe are charged to its own group.
+const BULK: usize = 1 << 20;
+/// The most that one splice moves.
+const SPLICE_MOST: usize = BULK;
 /// Copied at once, on the stack.
 const CHUNK: usize = 16 << 10;
 /// What a process's pipe holds from the moment that nobody reads: with the fifo, more than the 160 KiB that containerd's own
@@ -50,6 +57,34 @@ enum Step {
     End,
 }
 
+/// What is known of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// So many splices, and none that failed.
+    Drops(u32),
+    /// Much and fast.
+    Bulk,
+}
+
+impl Flow {
+    fn splice_from(self) -> u64 {
+        if self == Flow::Bulk { SPLICE_BULK_FROM } else { SPLICE_FROM }
+    }
+
+    /// Another splice has moved something.
+    fn goes_on(&mut self, from: &OwnedFd, to: &OwnedFd) {
+        match self {
+            Flow::Drops(BULK_AFTER..) => {
+                *self = Flow::Bulk;
+                // A user over the limit of pipe(7) keeps what there is, and so does what is no pipe.
+                let _refused = (fcntl_setpipe_size(from, BULK), fcntl_setpipe_size(to, BULK));
+            }
+            Flow::Drops(splices) => *splices += 1,
+            Flow::Bulk => {}
+        }
+    }
+}
+
 /// What may be done with a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -67,6 +102,7 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, hangup: &Notify) ->
     // What was read and did not fit; empty (and without memory) almost always.
     let mut pending = Vec::new();
     let mut full = false;
+    let mut flow = Flow::Drops(0);
     let mut grown = source != Source::Pipe;
     let mut moves = 0;
     let mut last_words = None;
@@ -84,11 +120,11 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, hangup: &Notify) ->
         if last_words.is_some_and(|end| Instant::now() >= end) {
             return Ok(());
         }
-        let step = move_some(from, to, source, &mut pending)?;
+        let step = move_some(from, to, source, &mut flow, &mut pending)?;
         if step == if full { Step::TargetFull } else { Step::SourceEmpty } {
             ready.clear_ready();
         }
-        if step == Step::TargetFull && !grown {
+        if step == Step::TargetFull && !grown && flow != Flow::Bulk {
             grown = true;
             // A user over the limit of pipe(7) keeps what there is.
             let _refused = fcntl_setpipe_size(from.get_ref(), UNREAD);
@@ -106,15 +142,18 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, hangup: &Notify) ->
     }
 }
 
-fn move_some(from: &Fd, to: &Fd, source: Source, pending: &mut Vec<u8>) -> Result<Step, Errno> {
+fn move_some(from: &Fd, to: &Fd, source: Source, flow: &mut Flow, pending: &mut Vec<u8>) -> Result<Step, Errno> {
     let (from, to) = (from.get_ref(), to.get_ref());
     if !pending.is_empty() {
         return flush(to, pending);
     }
-    if source == Source::Pipe && ioctl_fionread(from)? >= SPLICE_FROM {
+    if source == Source::Pipe && ioctl_fionread(from)? >= flow.splice_from() {
         match splice(from, None, to, None, SPLICE_MOST, SpliceFlags::MOVE | SpliceFlags::NONBLOCK) {
             Ok(0) => return Ok(Step::End),
-            Ok(_) => return Ok(Step::Moved),
+            Ok(_) => {
+                flow.goes_on(from, to);
+                return Ok(Step::Moved);
+            }
             Err(Errno::INTR) => return Ok(Step::Moved),
             // The source has bytes, so it is the target that has no slot, or it takes no spliced ones at all (EINVAL).
             Err(Errno::AGAIN) if !writable(to)? => return Ok(Step::TargetFull),

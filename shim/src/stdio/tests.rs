@@ -73,11 +73,11 @@ fn everything_arrives_in_order_whatever_the_chunks() {
     let dir = Dir::new();
     let out = dir.fifo("out");
     let data = noise(48 << 20);
-    let got = on_loop(async {
+    let (got, pipe) = on_loop(async {
         let opened = open_all("", &out, "", false);
         let streams = opened.wiring.run(None).unwrap();
         let (mut stdout, sent) = (file(opened.child.stdout), data.clone());
-        thread::spawn(move || {
+        let writer = thread::spawn(move || {
             let mut rest = sent.as_slice();
             for size in [1, 7, 4096, 100, 65_536, 300_000, 3].iter().cycle() {
                 let (now, later) = rest.split_at(rest.len().min(*size));
@@ -87,12 +87,14 @@ fn everything_arrives_in_order_whatever_the_chunks() {
                     break;
                 }
             }
+            rustix::pipe::fcntl_getpipe_size(&stdout).unwrap()
         });
         let got = join(move || read_all(&out)).await;
         streams.finish(Duration::from_secs(1)).await;
-        got
+        (got, writer.join().unwrap())
     });
     assert!(got == data, "{} of {} bytes, or others", got.len(), data.len());
+    assert_eq!(pipe, 1 << 20, "much in a short time gets a larger pipe");
 }
 
 #[test]

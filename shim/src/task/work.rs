@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use runtime::cgroup::Oom;
 use runtime::spec::{Process, Spec};
-use runtime::{Child, Container, Record, StartBy, reap, sys};
+use runtime::{Child, Container, Record, StartBy, reap};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{Create, Shim};
@@ -151,6 +151,5 @@ pub(super) fn delete(container: &Container, create: &Create, done: &AtomicBool) 
     }
     rootfs::unmount(&create.bundle.join("rootfs")).map_err(|e| e.to_string())?;
     forget(create);
-    sys::trim_malloc();
     Ok(())
 }
