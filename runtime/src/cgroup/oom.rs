@@ -15,7 +15,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use above::Above;
+use above::{Above, Counted};
 use limit::{Hit, Oom2, nearest, nearest_above, topmost};
 pub use limit::{Kills, Limit};
 
@@ -26,6 +26,9 @@ use crate::error::Result;
 
 /// Groups above ours that are looked at: a pod's has two to four.
 const ABOVE: usize = 8;
+
+/// How often a count is taken again that was disturbed by another kill.
+const TRIES: usize = 4;
 
 /// A watcher of one group's memory controller.
 #[derive(Debug)]
@@ -40,12 +43,25 @@ pub struct Oom {
 enum Source {
     /// Version 1: an eventfd for each group, that the kernel adds to at each out-of-memory there or above, and when the
     /// group is removed; and who heard the last one.
-    V1 { bells: Vec<OwnedFd>, heard: Vec<bool> },
-    /// Version 2: `memory.events`, whose changes are announced as POLLPRI; the epoll descriptor around it turns that
-    /// into being readable. Not inotify: its instances are few (128 for a user by default), and a host has many
-    /// containers. And what was counted at the last look, the limit that was hit without a kill so far, and what the
-    /// group above has counted if somebody else may remove ours.
-    V2 { epoll: OwnedFd, events: OwnedFd, counted: Oom2, hit: Hit, above: Option<Above> },
+    V1 {
+        bells: Vec<OwnedFd>,
+        heard: Vec<bool>,
+    },
+    V2(Counters),
+}
+
+/// Version 2: `memory.events`, whose changes are announced as POLLPRI; the epoll descriptor around it turns that into being
+/// readable. Not inotify: its instances are few (128 for a user by default), and a host has many containers.
+#[derive(Debug)]
+struct Counters {
+    epoll: OwnedFd,
+    events: OwnedFd,
+    /// What was counted at the last look.
+    counted: Oom2,
+    /// The limit that was hit without a kill so far.
+    hit: Hit,
+    /// What the group above has counted, if somebody else may remove ours.
+    above: Option<Above>,
 }
 
 impl Oom {
@@ -69,7 +85,7 @@ impl Oom {
                 let none = epoll::EventData::new_u64(0);
                 epoll::add(&epoll, &events, none, epoll::EventFlags::PRI).map_err(wrong)?;
                 let above = groups.get(1).filter(|_| fleeting).and_then(|(dir, _)| Above::new(dir, &epoll));
-                Source::V2 { epoll, events, counted: Oom2::default(), hit: Hit::default(), above }
+                Source::V2(Counters { epoll, events, counted: Oom2::default(), hit: Hit::default(), above })
             }
         };
         let mut oom = Oom { groups, source, known: 0 };
@@ -81,14 +97,14 @@ impl Oom {
     pub fn fd(&self) -> BorrowedFd<'_> {
         match &self.source {
             Source::V1 { bells, .. } => bells[0].as_fd(),
-            Source::V2 { epoll, .. } => epoll.as_fd(),
+            Source::V2(counters) => counters.epoll.as_fd(),
         }
     }
 
     /// For who is one of many: [`Oom::fd`] was readable, or became so a while ago. If the news are of the group above, those
     /// that follow are kept back for 100 ms and until this is called again, so call it again some time after each news.
     pub fn heard(&mut self) {
-        if let Source::V2 { epoll, above: Some(above), .. } = &mut self.source {
+        if let Source::V2(Counters { epoll, above: Some(above), .. }) = &mut self.source {
             above.heard(epoll);
         }
     }
@@ -109,49 +125,23 @@ impl Oom {
     /// # Errors
     /// As [`Oom::read`].
     pub fn look(&mut self) -> Result<Option<Kills>> {
-        let own = &self.groups[0].0;
-        let counted_above = self.source.above().map(|a| a.counted);
-        let (path, text) = match &mut self.source {
+        let Self { groups, source, known } = self;
+        match source {
             Source::V1 { bells, heard } => {
                 // The kernel rings from the top down, so when ours has rung those above have. It also rings for
                 // kills beside us; the latest ring is the one that belongs to a kill of ours.
                 if rang(&bells[0]) {
                     *heard = bells.iter().enumerate().map(|(level, bell)| level == 0 || rang(bell)).collect();
                 }
-                let path = own.join("memory.oom_control");
-                let text = file::get(&path);
-                (path, text)
+                let path = groups[0].0.join("memory.oom_control");
+                let text = file::get(&path).map_err(|e| fault("read", &path, e))?;
+                let total = file::value(&text, "oom_kill").and_then(|n| n.parse().ok());
+                let total = total.ok_or_else(|| fault("read", &path, Errno::NODATA))?;
+                let new = grown(known, total);
+                Ok((new > 0).then(|| Kills { count: new, limit: topmost(heard, groups) }))
             }
-            Source::V2 { events, above, .. } => {
-                let text = match above {
-                    Some(above) => above.around(|| at_start(events)),
-                    None => at_start(events),
-                };
-                (own.join("memory.events"), text)
-            }
-        };
-        let text = text.map_err(|e| fault("read", &path, e))?;
-        let count = |key| file::value(&text, key).and_then(|n| n.parse::<u64>().ok());
-        let total = count("oom_kill").ok_or_else(|| fault("read", &path, Errno::NODATA))?;
-        let new = total.saturating_sub(std::mem::replace(&mut self.known, total));
-        let limit = match &mut self.source {
-            Source::V1 { heard, .. } => (new > 0).then(|| topmost(heard, &self.groups)),
-            Source::V2 { counted, hit, above, .. } => {
-                let hierarchy = count("oom").unwrap_or(0);
-                // Counters of others are read only when they matter: a group at its limit says so very often.
-                let beside = above.as_ref().map(|a| a.counted) != counted_above;
-                let first = counted.local.is_empty();
-                let changed = new > 0 || beside || hierarchy != counted.hierarchy || first;
-                changed.then(|| {
-                    let local = self.groups.iter().map(|(dir, _)| local_ooms(dir)).collect();
-                    let now = Oom2 { hierarchy, local };
-                    let limit = nearest(counted, &now, &self.groups);
-                    *counted = now;
-                    if first { limit } else { hit.of(limit, new > 0, Instant::now()) }
-                })
-            }
-        };
-        Ok(limit.filter(|_| new > 0).map(|limit| Kills { count: new, limit }))
+            Source::V2(counters) => counters.look(groups, known),
+        }
     }
 
     /// When [`Oom::look`] has said that the group is gone: the kills that the group above has counted since the last look
@@ -159,21 +149,57 @@ impl Oom {
     /// kept back; see [`Oom::heard`]); who asks has to know that a process of ours died as if by such a kill.
     /// Known only where others remove groups: of a scope of systemd's on version 2.
     pub fn presumed(&self) -> Option<Kills> {
-        let Source::V2 { counted, hit, above: Some(above), .. } = &self.source else { return None };
+        let Source::V2(Counters { counted, hit, above: Some(above), .. }) = &self.source else { return None };
         let now = above.read()?;
         let count = now.kills.checked_sub(above.counted.kills).filter(|kills| *kills > 0)?;
-        let local: Vec<_> = self.groups.iter().map(|(dir, _)| local_ooms(dir)).collect();
+        let (_gone, local) = local_ooms(&self.groups);
         let limit = nearest_above(now.ooms > above.counted.ooms, &counted.local, &local, &self.groups);
         Some(Kills { count, limit: hit.clone().of(limit, true, Instant::now()) })
     }
 }
 
-impl Source {
-    fn above(&self) -> Option<&Above> {
-        match self {
-            Source::V2 { above, .. } => above.as_ref(),
-            Source::V1 { .. } => None,
-        }
+impl Counters {
+    fn look(&mut self, groups: &[(PathBuf, String)], known: &mut u64) -> Result<Option<Kills>> {
+        let path = groups[0].0.join("memory.events");
+        let wrong = |e| fault("read", &path, e);
+        let counted_above = self.above.as_ref().map(|a| a.counted);
+        let mut now = self.count().map_err(wrong)?.ok_or_else(|| wrong(Errno::NODATA))?;
+        let first = self.counted.local.is_empty();
+        let mut tries = 0;
+        let (here, local) = loop {
+            // Counters of others are read only when they matter: a group at its limit says so very often.
+            let beside = self.above.as_ref().map(|a| a.counted) != counted_above;
+            if now.kills == *known && now.ooms == self.counted.hierarchy && !beside && !first {
+                return Ok(None);
+            }
+            let local = local_ooms(groups);
+            tries += 1;
+            // What another limit counts between our two looks would be taken for somebody else's. If ours is gone meanwhile,
+            // there is nothing more to come.
+            match self.count().ok().flatten() {
+                Some(again) if again != now && tries < TRIES => now = again,
+                _ => break local,
+            }
+        };
+        let (new, before) = (grown(known, now.kills), std::mem::take(&mut self.counted));
+        self.counted = Oom2 { hierarchy: now.ooms, local };
+        let limit = if here {
+            nearest(&before, &self.counted, groups)
+        } else {
+            nearest_above(now.ooms > before.hierarchy, &before.local, &self.counted.local, groups)
+        };
+        let limit = if first { limit } else { self.hit.of(limit, new > 0, Instant::now()) };
+        Ok((new > 0).then_some(Kills { count: new, limit }))
+    }
+
+    /// What ours says now, in step with what the group above has counted; `None` if it makes no sense.
+    fn count(&mut self) -> rustix::io::Result<Option<Counted>> {
+        let Self { events, above, .. } = self;
+        let text = match above {
+            Some(above) => above.around(|| at_start(events)),
+            None => at_start(events),
+        };
+        Ok(Counted::of(&text?))
     }
 }
 
@@ -194,8 +220,18 @@ fn rang(bell: &OwnedFd) -> bool {
     rustix::io::read(bell, &mut count).is_ok() // EAGAIN: nothing new
 }
 
-/// How often a version 2 group's own limit ended in "out of memory". A group that is gone or hidden has none.
-fn local_ooms(dir: &Path) -> u64 {
-    let text = file::get(&dir.join("memory.events.local")).unwrap_or_default();
-    file::value(&text, "oom").and_then(|n| n.parse().ok()).unwrap_or(0)
+/// How often the own limit of each version 2 group ended in "out of memory": 0 of one that is gone or hidden. And whether the
+/// first of them, ours, is there.
+fn local_ooms(groups: &[(PathBuf, String)]) -> (bool, Vec<u64>) {
+    let count = |(dir, _): &(PathBuf, String)| {
+        let text = file::get(&dir.join("memory.events.local")).ok()?;
+        file::value(&text, "oom")?.parse().ok()
+    };
+    let counts: Vec<Option<u64>> = groups.iter().map(count).collect();
+    (counts.first().is_some_and(Option::is_some), counts.into_iter().map(|n| n.unwrap_or(0)).collect())
+}
+
+/// How much more `now` is than what was known before; it is known from then on.
+fn grown(known: &mut u64, now: u64) -> u64 {
+    now.saturating_sub(std::mem::replace(known, now))
 }

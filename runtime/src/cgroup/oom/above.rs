@@ -33,6 +33,14 @@ pub(super) struct Counted {
     pub kills: u64,
 }
 
+impl Counted {
+    /// Out of the text of a `memory.events`.
+    pub fn of(text: &str) -> Option<Self> {
+        let count = |key| file::value(text, key)?.parse().ok();
+        Some(Self { ooms: count("oom")?, kills: count("oom_kill")? })
+    }
+}
+
 /// `memory.events` of the group above, and what it said at the last look at ours.
 #[derive(Debug)]
 pub(super) struct Above {
@@ -53,9 +61,7 @@ impl Above {
 
     /// What it says now; `None` when it is gone as well.
     pub fn read(&self) -> Option<Counted> {
-        let text = at_start(&self.events).ok()?;
-        let count = |key| file::value(&text, key)?.parse().ok();
-        Some(Counted { ooms: count("oom")?, kills: count("oom_kill")? })
+        Counted::of(&at_start(&self.events).ok()?)
     }
 
     /// Looks at our own count in such a way that ours and this one belong together. A look that fails leaves what is

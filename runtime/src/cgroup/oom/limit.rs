@@ -112,14 +112,17 @@ pub(super) struct Hit(Option<(Limit, Instant)>);
 impl Hit {
     /// Which limit a look's kills belong to, if it has seen some, when `limit` has been hit since the look before.
     pub fn of(&mut self, limit: Limit, killed: bool, now: Instant) -> Limit {
-        match (limit, killed) {
-            (Limit::Host, true) => match self.0.take() {
-                Some((hit, then)) if now.duration_since(then) <= REPORT => hit,
-                _ => Limit::Host,
-            },
-            (Limit::Host, false) => Limit::Host,
-            (limit, killed) => {
-                self.0 = (!killed).then(|| (limit.clone(), now));
+        // Such a limit is only what remains when none is seen to be hit.
+        let vague = matches!(limit, Limit::Host | Limit::Below(_));
+        let hit = self.0.take().filter(|(_, then)| vague && now.duration_since(*then) <= REPORT);
+        match (hit, killed) {
+            (Some((hit, _)), true) => hit,
+            (Some(hit), false) => {
+                self.0 = Some(hit);
+                limit
+            }
+            (None, killed) => {
+                self.0 = (!killed && limit != Limit::Host).then(|| (limit.clone(), now));
                 limit
             }
         }
@@ -178,13 +181,19 @@ mod tests {
         let (now, own) = (Instant::now(), Limit::Own("/pods/pod/c".into()));
         let mut hit = Hit::default();
         let mut look = |limit: &Limit, killed, after| hit.of(limit.clone(), killed, now + after);
+        let below = Limit::Below("/pods/pod/c".into());
         assert_eq!(look(&own, false, Duration::ZERO), own);
         assert_eq!(look(&Limit::Host, false, Duration::ZERO), Limit::Host, "news of others");
+        assert_eq!(look(&below, false, Duration::ZERO), below, "counted below later than by the limit itself");
         assert_eq!(look(&Limit::Host, true, REPORT), own);
         assert_eq!(look(&Limit::Host, true, REPORT), Limit::Host, "once");
         look(&own, false, Duration::ZERO);
         assert_eq!(look(&own, true, Duration::ZERO), own);
         assert_eq!(look(&Limit::Host, true, Duration::ZERO), Limit::Host, "seen with its kill");
+        look(&own, false, Duration::ZERO);
+        assert_eq!(look(&below, true, Duration::ZERO), own);
+        look(&below, false, Duration::ZERO);
+        assert_eq!(look(&Limit::Host, true, Duration::ZERO), below);
         look(&own, false, Duration::ZERO);
         assert_eq!(look(&Limit::Host, true, REPORT * 2), Limit::Host, "too long ago");
     }
