@@ -18,7 +18,7 @@ use several::{same_id_in_two_namespaces, same_id_under_two_daemons};
 use upgrade::{
     attached_client_across_the_upgrade, containers_run_on_under_another_version, exit_during_the_upgrade_is_reported,
 };
-use verbs::{checkpoint_is_refused, shim_commands, shims_log_at_containerds_level};
+use verbs::{checkpoint_is_refused, restart_labels, shim_commands, shims_log_at_containerds_level};
 
 fn main() {
     suite::run_with(
@@ -34,6 +34,7 @@ fn main() {
             many_layers,
             snapshots_with_mapped_owners,
             checkpoint_is_refused,
+            restart_labels,
             shim_commands,
         ],
         cases![

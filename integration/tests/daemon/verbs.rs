@@ -17,6 +17,28 @@ pub fn checkpoint_is_refused(bed: &Bed) -> Outcome {
     Ok(())
 }
 
+/// The labels that have containerd itself start a container again, and leave it.
+pub fn restart_labels(bed: &Bed) -> Outcome {
+    let labels = ["containerd.io/restart.status=running", "containerd.io/restart.policy=always"];
+    let id = bed.sleeper()?;
+    let first = bed.pid(&id)?;
+    // Not sooner, or it may be started twice.
+    bed.ctr(&["container", "label", &id, labels[0], labels[1]])?.ok()?;
+    bed.containerd.host.kill(first, "KILL")?;
+    eventually(LIMIT, || {
+        ensure!(bed.pid(&id)? != first, "it has not been started again");
+        bed.exec_sh(&id, &[], "echo alive")?.ok()?.says("alive\n")?;
+        Ok(())
+    })?;
+    bed.ctr(&["container", "label", &id, "containerd.io/restart.status=stopped"])?.ok()?;
+    eventually(LIMIT, || {
+        ensure!(!bed.ctr(&["task", "ls"])?.ok()?.text().contains(&id), "it has not been stopped");
+        Ok(())
+    })?;
+    bed.ctr(&["container", "delete", &id])?.ok()?;
+    Ok(())
+}
+
 /// `ctr shim` computes the socket's name by itself and speaks to the shim without containerd.
 pub fn shim_commands(bed: &Bed) -> Outcome {
     let id = bed.sleeper()?;

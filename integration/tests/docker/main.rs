@@ -27,6 +27,7 @@ fn main() {
             run::create_start_restart_rm,
             run::start_attached_shows_each_life,
             run::kill_and_stop_codes,
+            run::codes_of_an_attached_client,
             run::signals_of_the_client_are_passed_on,
             run::terminal,
             run::detach_and_attach_again,

@@ -82,6 +82,19 @@ pub fn kill_and_stop_codes(docker: &Docker) -> Outcome {
     Ok(())
 }
 
+/// What `docker run` itself ends with when its container is ended by somebody else.
+pub fn codes_of_an_attached_client(docker: &Docker) -> Outcome {
+    let script = "trap 'exit 143' TERM; echo ready; sleep 1000 & wait";
+    for (verb, code) in [("stop", 143), ("kill", 137)] {
+        let id = docker.id();
+        let client = docker.client(&docker.words("run", &["--name", &id], &["sh", "-c", script]))?;
+        client.wait_for("ready\n")?;
+        docker.docker(&[verb, &id])?.ok()?;
+        client.wait()?.exited(code)?;
+    }
+    Ok(())
+}
+
 pub fn signals_of_the_client_are_passed_on(docker: &Docker) -> Outcome {
     let id = docker.id();
     let script = "trap 'exit 44' HUP; echo ready; sleep 1000 & wait";
