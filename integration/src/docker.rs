@@ -121,10 +121,21 @@ impl Docker {
 
     /// Starts dockerd again after [`Docker::kill`].
     pub fn launch(&self) -> Outcome {
+        self.launch_with(&[("--containerd", "/run/containerd/containerd.sock")], PATH)
+    }
+
+    /// The same without a containerd: dockerd then starts one itself, with a config.toml of its own making.
+    pub fn launch_alone(&self) -> Outcome {
+        let own = self.directory("containerd")?;
+        std::os::unix::fs::symlink(testbed().join("c2.1/bin/containerd"), own.join("containerd"))?;
+        self.launch_with(&[], &format!("{}:{}:{PATH}", own.display(), bin_dir()?.display()))
+    }
+
+    fn launch_with(&self, containerd: &[(&str, &str)], path: &str) -> Outcome {
         let home = self.home();
         let log = std::fs::File::options().create(true).append(true).open(home.join("log"))?;
         let bin = testbed().join("docker/bin");
-        let path = format!("{}:{}:{PATH}", self.runc_of_dockerd()?.display(), bin.display());
+        let path = format!("{}:{}:{path}", self.runc_of_dockerd()?.display(), bin.display());
         let namespace = &self.containerd.namespace;
         let options = [
             ("--config-file", home.join("daemon.json").display().to_string()),
@@ -132,7 +143,6 @@ impl Docker {
             ("--exec-root", "/run/docker".to_owned()),
             ("--pidfile", "/run/docker.pid".to_owned()),
             ("--host", SOCKET.to_owned()),
-            ("--containerd", "/run/containerd/containerd.sock".to_owned()),
             ("--containerd-namespace", namespace.clone()),
             ("--containerd-plugins-namespace", format!("{namespace}-plugins")),
             ("--cgroup-parent", format!("/{namespace}")),
@@ -141,6 +151,7 @@ impl Docker {
         let dockerd = bin.join("dockerd").display().to_string();
         let mut argv = vec![dockerd.as_str()];
         argv.extend(options.iter().flat_map(|(option, value)| [*option, value.as_str()]));
+        argv.extend(containerd.iter().flat_map(|(option, value)| [*option, *value]));
         let mut command = self.containerd.host.command(None, &[("PATH", &path)], &argv);
         let mut daemon = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         // It ends with its host or by `kill`; either way somebody has to collect it.

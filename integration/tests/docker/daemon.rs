@@ -42,6 +42,39 @@ pub fn default_runtime_and_build(docker: &Docker) -> Outcome {
     Ok(())
 }
 
+/// dockerd as it comes: with a containerd that it starts, configures and ends itself.
+pub fn containerd_of_its_own(docker: &Docker) -> Outcome {
+    docker.start(&json!({}))?;
+    docker.kill("TERM")?;
+    // It looks for the machine's first.
+    docker.containerd.kill()?;
+    std::fs::remove_file(docker.containerd.host.path("/run/containerd/containerd.sock"))?;
+    docker.launch_alone()?;
+    let own = || -> Outcome<bool> {
+        let is_own = |argv: &[String]| argv.iter().any(|word| word.ends_with("/docker/containerd/containerd.toml"));
+        Ok(docker.containerd.host.processes()?.iter().any(|(_, argv)| is_own(argv)))
+    };
+    ensure!(own()?, "dockerd has started no containerd");
+    let output = docker.sh(&[], "echo out; echo err >&2; exit 3")?.exited(3)?;
+    ensure!(output.text() == "out\n" && output.errors() == "err\n", "{}", output.report());
+    let id = docker.sleeper(&[])?;
+    let shim = shim(docker, &id)?;
+    ensure!(shim == expected_shim(docker), "the shim is {shim}");
+    docker.exec(&[], &id, "echo inside")?.ok()?.says("inside\n")?;
+    docker.docker(&["stop", &id])?.ok()?;
+    ensure!(docker.docker(&["logs", &id])?.ok()?.errors().is_empty(), "it complains");
+    docker.finish()?;
+    docker.kill("TERM")?;
+    ensure!(!own()?, "dockerd's containerd is still there");
+    // What is left then is that containerd's, but for bundles.
+    let state = docker.containerd.host.path("/run/docker/containerd");
+    let bundles = state.join("daemon/io.containerd.runtime.v2.task").join(&docker.containerd.namespace);
+    ensure!(!bundles.exists() || bundles.read_dir()?.next().is_none(), "bundles are left in {bundles:?}");
+    std::fs::remove_dir_all(state)?;
+    docker.containerd.restart()?;
+    docker.launch()
+}
+
 pub fn runtimes_with_options(docker: &Docker) -> Outcome {
     // An option whose effect can be seen from outside: the group that the shim itself is put in.
     let group = format!("/{}/shims", docker.containerd.namespace);

@@ -109,6 +109,7 @@ fn main() {
         docker_cases![
             docs::commands,
             daemon::default_runtime_and_build,
+            daemon::containerd_of_its_own,
             daemon::runtimes_with_options,
             daemon::live_restore,
             daemon::ends_while_dockerd_is_away,
