@@ -63,7 +63,7 @@ fn restart_under_running_pods(bed: &Bed) -> Outcome {
             ensure!(pod.log("writer")?.ends_with("last\n"), "the end is not logged");
             Ok(())
         })?;
-        check_counted(&pod.log("writer")?)?;
+        check_counted(&pod.log("writer")?, 3)?;
         let more = other.output("more", "echo after the restart", json!({}))?;
         ensure!(more == "after the restart\n", "{more:?}");
         cri.call("StopContainer", json!({ "container_id": quiet, "timeout": 30 }))?;

@@ -78,7 +78,7 @@ fn pods_run_on_under_another_version(bed: &Bed) -> Outcome {
             ensure!(pod.log("writer")?.ends_with("last\n"), "the end is not logged");
             Ok(())
         })?;
-        check_counted(&pod.log("writer")?)?;
+        check_counted(&pod.log("writer")?, following(bed.version()).len())?;
         attached.write(b"end\n")?;
         let status = pod.wait_exited(&reader)?;
         ensure!(status["exit_code"] == 6, "the reader: {status}\n{}", pod.log("reader")?);
