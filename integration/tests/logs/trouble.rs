@@ -29,8 +29,8 @@ fn take(from: &mut File, count: u64, got: &mut Vec<u8>) -> Outcome {
 pub fn reader_that_stops_dies_and_comes_back(bed: &Bed) -> Outcome {
     let directory = bed.directory("go")?;
     let mount = format!("type=bind,src={},dst=/mnt,options=rbind:ro", directory.display());
-    // A client that detaches has the fifos open until then, and what it reads nobody sees.
-    let script = "while ! test -e /mnt/go; do sleep 0.02; done; exec seq 1 300000";
+    // Far more than all pipes on its way hold. A client that detaches has the fifos open until then, and what it reads nobody sees.
+    let script = "while ! test -e /mnt/go; do sleep 0.02; done; exec seq 1 1000000";
     let id = bed.detached(&["--mount", &mount], &["sh", "-c", script])?;
     let path = bed.fifo(&id, "stdout")?;
     let mut got = Vec::new();
@@ -51,7 +51,7 @@ pub fn reader_that_stops_dies_and_comes_back(bed: &Bed) -> Outcome {
     let mut third = File::open(&path)?;
     drop(second);
     third.read_to_end(&mut got)?;
-    same(&got, &numbers(300_000))?;
+    same(&got, &numbers(1_000_000))?;
     bed.wait_status(&id, "STOPPED")?;
     bed.delete(&id, &[], 0)
 }

@@ -1,8 +1,8 @@
 //! Copying, on the event loop and without ever blocking it.
 //!
 //! Large amounts are spliced: no byte is touched. Small ones are copied: splice moves whole pipe slots, so sixteen lines
-//! of one byte would fill a fifo that takes 65,536. What the target does not take stops the reading of the source, and
-//! so in the end the process; nothing is dropped and nothing spins.
+//! of one byte would fill a fifo that takes 65,536. A bulk gets larger pipes. What the target does not take stops the reading
+//! of the source, and so in the end the process; nothing is dropped and nothing spins.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -22,15 +22,11 @@ use crate::worker;
 
 /// From this many waiting bytes on they are spliced: half of a pipe's sixteen slots, so that they are well filled.
 const SPLICE_FROM: u64 = 32 << 10;
-/// From this many on, once a stream has been found to be a [`Flow::Bulk`]: whole pages.
-const SPLICE_BULK_FROM: u64 = 4 << 10;
-/// So many splices make a bulk: a quarter of a megabyte at least.
+/// After this many splices a stream is a bulk: a quarter of a megabyte at least.
 const BULK_AFTER: u32 = 8;
-/// What both pipes of a bulk may hold, so that writer, shim and reader wake each other a sixteenth as often. pipe(7) allows
-/// nobody more by default; the pages in a process's pipe are charged to its own group.
-const BULK: usize = 1 << 20;
-/// The most that one splice moves.
-const SPLICE_MOST: usize = BULK;
+/// What both pipes of a bulk may hold, so that writer, shim and reader wake each other a quarter as often. A megabyte would save
+/// a little more, but the pages in the pipes are charged to the writer's group, which may have no more than 6 MiB.
+const BULK: usize = 256 << 10;
 /// Copied at once, on the stack.
 const CHUNK: usize = 16 << 10;
 /// What a process's pipe holds from the moment that nobody reads: with the fifo, more than the 160 KiB that containerd's own
@@ -57,31 +53,36 @@ enum Step {
     End,
 }
 
-/// What is known of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
-    /// So many splices, and none that failed.
-    Drops(u32),
-    /// Much and fast.
-    Bulk,
+/// A stream so far.
+#[derive(Debug, Default)]
+struct Stream {
+    splices: u32,
+    /// What its pipes have been made to hold: [`UNREAD`], [`BULK`], or 0 for what they were made with.
+    room: usize,
 }
 
-impl Flow {
-    fn splice_from(self) -> u64 {
-        if self == Flow::Bulk { SPLICE_BULK_FROM } else { SPLICE_FROM }
+impl Stream {
+    /// Another splice has moved something. A user over the limit of pipe(7) keeps what there is.
+    fn spliced(&mut self, from: &OwnedFd, to: &OwnedFd) {
+        self.splices = self.splices.saturating_add(1);
+        if self.splices == BULK_AFTER && fcntl_setpipe_size(to, BULK).is_ok() && fcntl_setpipe_size(from, BULK).is_ok()
+        {
+            self.room = BULK;
+        }
     }
 
-    /// Another splice has moved something.
-    fn goes_on(&mut self, from: &OwnedFd, to: &OwnedFd) {
-        match self {
-            Flow::Drops(BULK_AFTER..) => {
-                *self = Flow::Bulk;
-                // A user over the limit of pipe(7) keeps what there is, and so does what is no pipe.
-                let _refused = (fcntl_setpipe_size(from, BULK), fcntl_setpipe_size(to, BULK));
-            }
-            Flow::Drops(splices) => *splices += 1,
-            Flow::Bulk => {}
+    /// The target is full. A user over the limit of pipe(7) keeps what there is.
+    fn waits(&mut self, from: &OwnedFd) {
+        if self.room == 0 {
+            self.room = UNREAD;
+            let _refused = fcntl_setpipe_size(from, UNREAD);
         }
+    }
+
+    /// Whether to try without asking how much waits: whoever asks a busy pipe waits for its lock as long as who splices. Slots
+    /// that are not well filled do no harm, for behind them stands a pipe of [`BULK`], in which small writes share a page.
+    fn is_bulk(&self) -> bool {
+        self.room == BULK
     }
 }
 
@@ -102,8 +103,7 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, hangup: &Notify) ->
     // What was read and did not fit; empty (and without memory) almost always.
     let mut pending = Vec::new();
     let mut full = false;
-    let mut flow = Flow::Drops(0);
-    let mut grown = source != Source::Pipe;
+    let mut stream = Stream::default();
     let mut moves = 0;
     let mut last_words = None;
     loop {
@@ -120,14 +120,12 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, hangup: &Notify) ->
         if last_words.is_some_and(|end| Instant::now() >= end) {
             return Ok(());
         }
-        let step = move_some(from, to, source, &mut flow, &mut pending)?;
+        let step = move_some(from, to, source, &mut stream, &mut pending)?;
         if step == if full { Step::TargetFull } else { Step::SourceEmpty } {
             ready.clear_ready();
         }
-        if step == Step::TargetFull && !grown && flow != Flow::Bulk {
-            grown = true;
-            // A user over the limit of pipe(7) keeps what there is.
-            let _refused = fcntl_setpipe_size(from.get_ref(), UNREAD);
+        if step == Step::TargetFull && source == Source::Pipe {
+            stream.waits(from.get_ref());
         }
         full = match step {
             Step::End => return Ok(()),
@@ -142,20 +140,21 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, hangup: &Notify) ->
     }
 }
 
-fn move_some(from: &Fd, to: &Fd, source: Source, flow: &mut Flow, pending: &mut Vec<u8>) -> Result<Step, Errno> {
+fn move_some(from: &Fd, to: &Fd, source: Source, stream: &mut Stream, pending: &mut Vec<u8>) -> Result<Step, Errno> {
     let (from, to) = (from.get_ref(), to.get_ref());
     if !pending.is_empty() {
         return flush(to, pending);
     }
-    if source == Source::Pipe && ioctl_fionread(from)? >= flow.splice_from() {
-        match splice(from, None, to, None, SPLICE_MOST, SpliceFlags::MOVE | SpliceFlags::NONBLOCK) {
+    if source == Source::Pipe && (stream.is_bulk() || ioctl_fionread(from)? >= SPLICE_FROM) {
+        match splice(from, None, to, None, BULK, SpliceFlags::MOVE | SpliceFlags::NONBLOCK) {
             Ok(0) => return Ok(Step::End),
             Ok(_) => {
-                flow.goes_on(from, to);
-                return Ok(Step::Moved);
+                stream.spliced(from, to);
+                // A poll takes no lock of a pipe, another attempt would.
+                return if stream.is_bulk() && !writable(to)? { Ok(Step::TargetFull) } else { Ok(Step::Moved) };
             }
             Err(Errno::INTR) => return Ok(Step::Moved),
-            // The source has bytes, so it is the target that has no slot, or it takes no spliced ones at all (EINVAL).
+            // It is the target that has no slot, or it takes no spliced ones at all (EINVAL), or nothing waits any more.
             Err(Errno::AGAIN) if !writable(to)? => return Ok(Step::TargetFull),
             Err(Errno::AGAIN | Errno::INVAL) => {}
             Err(errno) => return Err(errno),

@@ -94,7 +94,24 @@ fn everything_arrives_in_order_whatever_the_chunks() {
         (got, writer.join().unwrap())
     });
     assert!(got == data, "{} of {} bytes, or others", got.len(), data.len());
-    assert_eq!(pipe, 1 << 20, "much in a short time gets a larger pipe");
+    assert_eq!(pipe, 256 << 10, "a bulk gets a larger pipe");
+}
+
+/// How many one-byte writes the process can still make before it has to wait.
+fn fill(mut stdout: File) -> usize {
+    rustix::fs::fcntl_setfl(&stdout, rustix::fs::OFlags::NONBLOCK).unwrap();
+    let (mut written, mut waited) = (0, 0);
+    while waited < 20 {
+        match stdout.write(b"x") {
+            Ok(count) => (written, waited) = (written + count, 0),
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                thread::sleep(Duration::from_millis(50));
+                waited += 1;
+            }
+        }
+    }
+    written
 }
 
 #[test]
@@ -104,21 +121,30 @@ fn a_line_logger_without_a_reader_waits_no_sooner_than_elsewhere() {
     on_loop(async {
         let opened = open_all("", &out, "", false);
         let _streams = opened.wiring.run(None).unwrap();
+        let stdout = file(opened.child.stdout);
+        let written = join(move || fill(stdout)).await;
+        assert!(written >= 160 << 10, "after {written} bytes it waits; with containerd's own shim it would not yet");
+    });
+}
+
+#[test]
+fn after_a_bulk_a_line_logger_without_a_reader_waits_no_sooner_either() {
+    let dir = Dir::new();
+    let out = dir.fifo("out");
+    on_loop(async {
+        let opened = open_all("", &out, "", false);
+        let _streams = opened.wiring.run(None).unwrap();
         let mut stdout = file(opened.child.stdout);
-        rustix::fs::fcntl_setfl(&stdout, rustix::fs::OFlags::NONBLOCK).unwrap();
         let written = join(move || {
-            let (mut written, mut waited) = (0, 0);
-            while waited < 20 {
-                match stdout.write(b"x") {
-                    Ok(count) => (written, waited) = (written + count, 0),
-                    Err(error) => {
-                        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
-                        thread::sleep(Duration::from_millis(50));
-                        waited += 1;
-                    }
-                }
-            }
-            written
+            let mut reader = File::open(out).unwrap();
+            let mut bulk = vec![0; 4 << 20];
+            let writer = thread::spawn(move || {
+                stdout.write_all(&noise(4 << 20)).unwrap();
+                stdout
+            });
+            reader.read_exact(&mut bulk).unwrap();
+            assert!(bulk == noise(4 << 20));
+            fill(writer.join().unwrap())
         });
         let written = written.await;
         assert!(written >= 160 << 10, "after {written} bytes it waits; with containerd's own shim it would not yet");
