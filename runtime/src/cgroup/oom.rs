@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use above::{Above, Counted};
-use limit::{Hit, Oom2, nearest, nearest_above, topmost};
+use limit::{Hit, Oom2, between, nearest_above, topmost};
 pub use limit::{Kills, Limit};
 
 use super::Version;
@@ -27,7 +27,7 @@ use crate::error::Result;
 /// Groups above ours that are looked at: a pod's has two to four.
 const ABOVE: usize = 8;
 
-/// How often a count is taken again that was disturbed by another kill.
+/// How often counts are taken that must belong together; a neighbour's kills may spoil some tries.
 const TRIES: usize = 4;
 
 /// A watcher of one group's memory controller.
@@ -183,11 +183,7 @@ impl Counters {
         };
         let (new, before) = (grown(known, now.kills), std::mem::take(&mut self.counted));
         self.counted = Oom2 { hierarchy: now.ooms, local };
-        let limit = if here {
-            nearest(&before, &self.counted, groups)
-        } else {
-            nearest_above(now.ooms > before.hierarchy, &before.local, &self.counted.local, groups)
-        };
+        let limit = between(&before, &self.counted, here, groups);
         let limit = if first { limit } else { self.hit.of(limit, new > 0, Instant::now()) };
         Ok((new > 0).then_some(Kills { count: new, limit }))
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::fs::OFlags;
 
+use super::TRIES;
 use crate::cgroup::file;
 use crate::cgroup::tree::at_start;
 
@@ -20,9 +21,6 @@ const ABOVE: u64 = 1;
 /// A neighbour at its limit rings a hundred times a second, and a slice may hold a hundred containers, each with a shim
 /// that hears it. So after a ring that was [heard](Above::heard) this bell is silent for so long.
 const SILENCE: Duration = Duration::from_millis(100);
-
-/// Each count must be unchanged around the look at our own; a neighbour may spoil some tries.
-const TRIES: usize = 4;
 
 /// The events of a group and all below it, also of those that are gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

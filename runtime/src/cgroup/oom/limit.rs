@@ -76,10 +76,19 @@ pub(super) struct Oom2 {
     pub local: Vec<u64>,
 }
 
+/// Version 2: whose limit it was between two looks, `now` being the counts of a group that was still `here` when those by each
+/// limit were taken, or of one that has gone meanwhile and taken its own along.
+pub(super) fn between(before: &Oom2, now: &Oom2, here: bool, groups: &[(PathBuf, String)]) -> Limit {
+    if here {
+        return nearest(before, now, groups);
+    }
+    nearest_above(now.hierarchy > before.hierarchy, &before.local, &now.local, groups)
+}
+
 /// Version 2: the nearest group whose own count grew. Those further up may have grown long ago by a kill beside us, of
 /// which nobody told us; ours cannot. (So after an old kill of a sibling at the parent's limit, a kill at a limit further
 /// up is called the parent's.)
-pub(super) fn nearest(before: &Oom2, now: &Oom2, groups: &[(PathBuf, String)]) -> Limit {
+fn nearest(before: &Oom2, now: &Oom2, groups: &[(PathBuf, String)]) -> Limit {
     let grew = |level: &usize| now.local.get(*level) > before.local.get(*level);
     match (0..groups.len()).find(grew) {
         Some(0) => Limit::of(0, &groups[0].1),
@@ -173,6 +182,23 @@ mod tests {
             (false, [0, 7, 9], Limit::Host),
         ] {
             assert_eq!(nearest_above(below, &before, &now, &groups()), limit, "{below} {now:?}");
+        }
+    }
+
+    #[test]
+    fn version_2_blames_a_group_that_went_between_two_looks() {
+        let count = |hierarchy, local: [u64; 3]| Oom2 { hierarchy, local: local.to_vec() };
+        let before = count(4, [3, 7, 9]);
+        let own = Limit::Own("/pods/pod/c".into());
+        for (here, now, limit) in [
+            (true, count(5, [4, 7, 9]), own.clone()),
+            (true, count(5, [3, 7, 9]), Limit::Below("/pods/pod/c".into())),
+            // Its own count cannot be read any more, which must not look as if it had not grown.
+            (false, count(5, [0, 7, 9]), own),
+            (false, count(4, [0, 8, 9]), Limit::Parent("/pods/pod".into())),
+            (false, count(4, [0, 7, 9]), Limit::Host),
+        ] {
+            assert_eq!(between(&before, &now, here, &groups()), limit, "{here} {now:?}");
         }
     }
 
