@@ -55,8 +55,8 @@ pub fn wish<'a>(group: &'a str, seccomp: bool) -> Wish<'a> {
 /// The times of the parts of a life in milliseconds, and what is left of it: its bundle and its shim's address.
 type Lived = (Vec<(&'static str, f64)>, crate::bundle::Bundle, String);
 
-/// `start`, Create, Start, exit, Delete, Shutdown. The exit is timed from the request to start on: who answers that late has
-/// the program's whole life in its answer, who answers at its execve has none of it.
+/// `start`, Create, Start, exit, Delete, Shutdown. Start and exit are timed together as well: who answers late has the program's
+/// whole life in its answer, who answers at its execve has none of it.
 fn life(bed: &Bed, peer: &Peer, group: &Group, seccomp: bool) -> Outcome<Lived> {
     let id = format!("life-{}", number());
     let path = format!("{}/{id}", group.path);
@@ -71,6 +71,7 @@ fn life(bed: &Bed, peer: &Peer, group: &Group, seccomp: bool) -> Outcome<Lived> 
     shim.start(&id, "")?;
     steps.done("Start");
     shim.ended(exit)?;
+    steps.done("exit");
     steps.done_since(begun, "Start and exit");
     shim.delete(&id, "")?;
     steps.done("Delete");
