@@ -51,9 +51,8 @@ pub fn format(version: Version) -> u32 {
     if version.is_1() { 2 } else { 3 }
 }
 
-/// Kills the containerd of a node and starts another version in its place, configured for it.
-pub fn replace_by(containerd: &Containerd, version: Version) -> Outcome {
-    containerd.kill()?;
+/// Starts another version in the place of a node's containerd that was killed, configured for it.
+pub fn replaced_by(containerd: &Containerd, version: Version) -> Outcome {
     containerd.start_with_cri(version, format(version), &tables(containerd, version)?)
 }
 

@@ -7,8 +7,8 @@ use integration::cri::{self, Cri, Pod, with};
 use integration::{Bed, Case, Outcome, cases, ensure, eventually};
 use serde_json::json;
 
+use crate::counter::Counter;
 use crate::pods::SLEEPER;
-use crate::streams::check_counted;
 
 pub const CASES: &[Case] = cases![
     restart_under_running_pods,
@@ -45,25 +45,19 @@ fn wait_not_ready(pod: &Pod) -> Outcome {
 fn restart_under_running_pods(bed: &Bed) -> Outcome {
     on_node(bed, |cri| {
         let (pod, other) = (cri.pod(json!({}))?, cri.pod(json!({}))?);
-        let script =
-            "i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); echo $i; usleep 20000; done; echo last; sleep 100000";
-        let id = pod.run("writer", script, json!({}))?;
+        let counter = Counter::start(bed, &pod)?;
+        let id = counter.id.clone();
         let quiet = other.run("quiet", SLEEPER, json!({}))?;
         let (pid, shim) = (pod.pid(&id)?, pod.shim()?);
         for _ in 0..3 {
-            bed.containerd.kill()?;
+            counter.kill_containerd()?;
             bed.containerd.restart()?;
             cri.wait_ready()?;
             ensure!(pod.pid(&id)? == pid && pod.shim()? == shim, "another process after the restart");
             ensure!(pod.state()? == "SANDBOX_READY", "the pod is {}", pod.state()?);
             ensure!(pod.status(&id)?["state"] == "CONTAINER_RUNNING", "{}", pod.status(&id)?);
         }
-        pod.exec(&id, "touch /tmp/enough")?.ok()?;
-        eventually(LIMIT, || {
-            ensure!(pod.log("writer")?.ends_with("last\n"), "the end is not logged");
-            Ok(())
-        })?;
-        check_counted(&pod.log("writer")?, 3)?;
+        counter.check()?;
         let more = other.output("more", "echo after the restart", json!({}))?;
         ensure!(more == "after the restart\n", "{more:?}");
         cri.call("StopContainer", json!({ "container_id": quiet, "timeout": 30 }))?;

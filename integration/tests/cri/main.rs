@@ -1,5 +1,6 @@
 //! Kubernetes, as the kubelet meets it: containerd's CRI plugin over the runtime under test.
 
+mod counter;
 mod faults;
 mod pods;
 mod resources;

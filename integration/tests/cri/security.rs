@@ -2,7 +2,7 @@
 
 use integration::containerd::LIMIT;
 use integration::cri::{self, Pod, with};
-use integration::{Bed, Case, Outcome, Version, cases, ensure};
+use integration::{Bed, Case, Outcome, cases, ensure};
 use serde_json::{Value, json};
 
 use crate::pods::SLEEPER;
@@ -21,6 +21,7 @@ pub const CASES: &[Case] = cases![
     volumes,
     image_volumes,
     recursively_read_only_volumes,
+    recursively_read_only_by_path,
     propagation_of_mounts,
     user_namespaces,
     user_namespaces_by_handler,
@@ -256,12 +257,21 @@ fn unmount(bed: &Bed, directory: &str) -> Outcome {
 }
 
 fn recursively_read_only_volumes(bed: &Bed) -> Outcome {
+    recursively_read_only_on(bed, |handler| handler == cri::handler(bed.runtime()))
+}
+
+/// On the handlers of runc's type: containerd 2.1 asks no others for their features.
+fn recursively_read_only_by_path(bed: &Bed) -> Outcome {
+    recursively_read_only_on(bed, |handler| ["runc", "mini-path"].contains(&handler))
+}
+
+fn recursively_read_only_on(bed: &Bed, meant: impl Fn(&str) -> bool) -> Outcome {
     let directory = with_submount(bed, "volume")?;
-    // 2.1 asks only runtimes of runc's type for their features, and panics at such a volume without them.
-    let asked = |handler: &str| bed.version() != Version::C2_1 || ["runc", "mini-path"].contains(&handler);
     let outcome = with(bed, |cri| {
         let script = "touch /mnt/x || echo refused; touch /mnt/sub/x && echo written || echo refused below";
-        for handler in cri::handlers(&bed.containerd).iter().filter(|handler| asked(handler)) {
+        let handlers: Vec<_> = cri::handlers(&bed.containerd).iter().filter(|handler| meant(handler)).collect();
+        ensure!(!handlers.is_empty(), "no such handler");
+        for handler in handlers {
             let pod = cri.pod_on(handler, json!({}))?;
             for (recursive, last) in [(false, "written\n"), (true, "refused below\n")] {
                 let mount = json!({ "host_path": directory, "container_path": "/mnt", "readonly": true, "recursive_read_only": recursive });

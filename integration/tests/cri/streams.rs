@@ -6,6 +6,7 @@ use integration::pty::Pty;
 use integration::{Bed, Case, Outcome, cases, ensure, eventually, residue};
 use serde_json::json;
 
+use crate::counter::check_counted;
 use crate::pods::SLEEPER;
 
 pub const CASES: &[Case] = cases![
@@ -341,7 +342,7 @@ fn logs_rotated(bed: &Bed) -> Outcome {
             all += &cri::logged(&std::fs::read_to_string(file.with_extension(number.to_string()))?);
         }
         all += &pod.log("one")?;
-        check_counted(&all, 0)?;
+        check_counted(&all)?;
         cri.refused("ReopenContainerLog", json!({ "container_id": id }), "not running")
     })
 }
@@ -364,20 +365,4 @@ fn log_that_cannot_be_written(bed: &Bed) -> Outcome {
             Ok(())
         })
     })
-}
-
-/// Lines 1, 2, 3, … and then `last`. Each time that containerd was killed, it may have read a line or a few that it did not come to
-/// write; what the container writes while it is down has to be there.
-pub fn check_counted(log: &str, kills: usize) -> Outcome {
-    const FEW: usize = 5;
-    let (mut last, mut gaps) = (0, 0);
-    for line in log.lines().take(log.lines().count().saturating_sub(1)) {
-        let number: usize = line.parse().map_err(|_| format!("{line:?} comes after {last}"))?;
-        ensure!(number > last && number - last <= 1 + FEW, "{number} comes after {last}");
-        gaps += usize::from(number > last + 1);
-        last = number;
-    }
-    ensure!(gaps <= kills, "{gaps} gaps after {kills} kills of containerd: {log}");
-    ensure!(log.lines().last() == Some("last"), "the last line is {:?}", log.lines().last());
-    Ok(())
 }

@@ -5,9 +5,9 @@ use integration::cri::{self, Cri, Pod};
 use integration::{Bed, Case, Outcome, Version, cases, ensure, eventually};
 use serde_json::json;
 
+use crate::counter::Counter;
 use crate::faults::{gone, on_node};
 use crate::pods::SLEEPER;
-use crate::streams::check_counted;
 
 pub const CASES: &[Case] = cases![pods_run_on_under_another_version];
 
@@ -51,20 +51,19 @@ fn works(cri: &Cri, pod: &Pod, id: &str, attempt: usize) -> Outcome {
 fn pods_run_on_under_another_version(bed: &Bed) -> Outcome {
     on_node(bed, |cri| {
         let pod = cri.pod(json!({}))?;
-        let count =
-            "i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); echo $i; usleep 20000; done; echo last; sleep 100000";
-        let writer = pod.run("writer", count, json!({}))?;
+        let counter = Counter::start(bed, &pod)?;
         let reader =
             "while read -r line; do [ \"$line\" != end ] || exit 6; echo \"got $line\"; done; echo end of input";
         let reader = pod.run("reader", reader, json!({ "stdin": true }))?;
         let quiet = pod.run("quiet", SLEEPER, json!({}))?;
         let pids = || -> Outcome<Vec<u32>> {
-            Ok(vec![pod.shim()?, pod.pause_pid()?, pod.pid(&writer)?, pod.pid(&reader)?, pod.pid(&quiet)?])
+            Ok(vec![pod.shim()?, pod.pause_pid()?, pod.pid(&counter.id)?, pod.pid(&reader)?, pod.pid(&quiet)?])
         };
         let before = pids()?;
         let mut attached = attach(cri, &reader)?;
         for (attempt, version) in following(bed.version()).iter().enumerate() {
-            cri::replace_by(&bed.containerd, *version)?;
+            counter.kill_containerd()?;
+            cri::replaced_by(&bed.containerd, *version)?;
             cri.wait_ready()?;
             // Whoever was attached was so through containerd; the container must not take its end for the end of the input.
             attached.wait()?;
@@ -73,12 +72,7 @@ fn pods_run_on_under_another_version(bed: &Bed) -> Outcome {
             works(cri, &pod, &quiet, attempt)?;
             attached = attach(cri, &reader)?;
         }
-        pod.exec(&writer, "touch /tmp/enough")?.ok()?;
-        eventually(LIMIT, || {
-            ensure!(pod.log("writer")?.ends_with("last\n"), "the end is not logged");
-            Ok(())
-        })?;
-        check_counted(&pod.log("writer")?, following(bed.version()).len())?;
+        counter.check()?;
         attached.write(b"end\n")?;
         let status = pod.wait_exited(&reader)?;
         ensure!(status["exit_code"] == 6, "the reader: {status}\n{}", pod.log("reader")?);
