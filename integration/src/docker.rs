@@ -9,7 +9,7 @@ use crate::{Bed, Containerd, Outcome, Output, Runtime, bin_dir, client, ensure, 
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -107,7 +107,7 @@ impl Docker {
         let plugins = testbed().join("docker/cli-plugins").display().to_string();
         std::fs::write(home.join("cli/config.json"), json!({ "cliPluginsExtraDirs": [plugins] }).to_string())?;
         self.launch()?;
-        self.load_image()?;
+        self.load_image(&testbed().join("image/busybox.tar"), IMAGE)?;
         // The first containers make what dockerd keeps from then on.
         self.run(&["--network", "bridge"], &["true"])?.ok()?;
         self.run(&["--network", "host", "--userns", "host"], &["true"])?.ok()?;
@@ -177,21 +177,20 @@ impl Docker {
         Ok(named_runc)
     }
 
-    /// The image without a registry: its only layer, imported.
-    fn load_image(&self) -> Outcome {
-        let archive = testbed().join("image/busybox.tar");
+    /// An image without a registry: the only layer of an OCI archive, imported.
+    pub fn load_image(&self, archive: &Path, name: &str) -> Outcome {
         let member = |name: &str| -> Outcome<Vec<u8>> {
-            let tar = Command::new("tar").arg("-xOf").arg(&archive).arg(format!("./{name}")).output()?;
+            let tar = Command::new("tar").arg("-xOf").arg(archive).arg(format!("./{name}")).output()?;
             ensure!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
             Ok(tar.stdout)
         };
         let blob = |digest: &Value| format!("blobs/{}", digest.as_str().unwrap_or_default().replace(':', "/"));
         let index: Value = serde_json::from_slice(&member("index.json")?)?;
         let manifest: Value = serde_json::from_slice(&member(&blob(&index["manifests"][0]["digest"]))?)?;
-        let layer = self.home().join("layer.tar");
+        let layer = self.home().join(format!("{}.tar", self.id()));
         std::fs::write(&layer, member(&blob(&manifest["layers"][0]["digest"]))?)?;
         let layer = layer.display().to_string();
-        self.docker(&["import", "--change", &format!("ENV PATH={PATH}"), "--change", "CMD /bin/sh", &layer, IMAGE])?
+        self.docker(&["import", "--change", &format!("ENV PATH={PATH}"), "--change", "CMD /bin/sh", &layer, name])?
             .ok()?;
         Ok(())
     }
@@ -279,13 +278,24 @@ impl Docker {
 
     /// The words of `docker VERB` (run or create) on the runtime under test.
     pub fn words<'a>(&'a self, verb: &'a str, flags: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
+        self.words_of(IMAGE, verb, flags, command)
+    }
+
+    /// The same with another image.
+    pub fn words_of<'a>(
+        &'a self,
+        image: &'a str,
+        verb: &'a str,
+        flags: &[&'a str],
+        command: &[&'a str],
+    ) -> Vec<&'a str> {
         let mut words = vec![verb, "--runtime", self.containerd.runtime.name(), "--label", &self.label];
         // A network costs a bridge port and rules each time: only tests about it have one.
         if !flags.iter().any(|flag| flag.starts_with("--net")) {
             words.extend(["--network", "none"]);
         }
         words.extend(flags);
-        words.push(IMAGE);
+        words.push(image);
         words.extend(command);
         words
     }

@@ -8,6 +8,7 @@ pub mod bed;
 pub mod client;
 pub mod containerd;
 pub mod cri;
+pub mod debian;
 pub mod docker;
 pub mod events;
 pub mod host;

@@ -82,7 +82,12 @@ impl<'a> Nerdctl<'a> {
 
     /// The words of `nerdctl run` on the runtime under test.
     pub fn run_words<'w>(&self, flags: &[&'w str], command: &[&'w str]) -> Vec<&'w str> {
-        [&["run", "--runtime", self.bed.runtime().name()], flags, &[IMAGE], command].concat()
+        self.run_words_of(IMAGE, flags, command)
+    }
+
+    /// The same with another image.
+    pub fn run_words_of<'w>(&self, image: &'w str, flags: &[&'w str], command: &[&'w str]) -> Vec<&'w str> {
+        [&["run", "--runtime", self.bed.runtime().name()], flags, &[image], command].concat()
     }
 
     /// `nerdctl run --rm`, without a network, in the foreground.

@@ -1,7 +1,7 @@
 //! Options of ctr that reach the shim by other ways than `ctr run`'s commoner ones: each is honoured, or refused by name.
 
 use integration::containerd::{IMAGE, LIMIT};
-use integration::{Bed, Outcome, cases, ensure, eventually, suite};
+use integration::{Bed, Outcome, cases, debian, ensure, eventually, suite};
 use std::path::Path;
 
 fn holds(file: &Path, text: &str) -> Outcome {
@@ -126,6 +126,20 @@ fn runtime_config_file(bed: &Bed) -> Outcome {
     Ok(())
 }
 
+/// What busybox does not ask of a runtime.
+fn debian_image(bed: &Bed) -> Outcome {
+    bed.ctr(&["images", "import", "--snapshotter", "overlayfs", &debian::archive()])?.ok()?;
+    let runtime = bed.runtime().name();
+    let id = bed.id();
+    let words = ["run", "--rm", "--runtime", runtime, debian::FULL_NAME, &id, "bash", "-c", debian::SCRIPT];
+    debian::says(&bed.ctr(&words)?.ok()?)?;
+    let id = bed.id();
+    let words = ["run", "--rm", "--tty", "--runtime", runtime, debian::FULL_NAME, &id, "bash"];
+    let code = debian::job_control(&mut bed.terminal(&words)?)?;
+    ensure!(code == 7, "ctr ended with {code}");
+    Ok(())
+}
+
 fn main() {
     suite::run(
         "ctr_options",
@@ -139,6 +153,7 @@ fn main() {
             profile_that_is_not_there,
             rdt_class_is_refused,
             runtime_config_file,
+            debian_image,
         ],
     );
 }

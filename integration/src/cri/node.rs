@@ -58,7 +58,7 @@ pub fn replaced_by(containerd: &Containerd, version: Version) -> Outcome {
 
 /// Puts the images into Kubernetes' namespace.
 pub fn import(containerd: &Containerd) -> Outcome {
-    for archive in ["cri/pause.tar", "image/busybox.tar"] {
+    for archive in ["cri/pause.tar", "image/busybox.tar", "debian-image/debian.tar"] {
         let archive = crate::containerd::testbed().join(archive).display().to_string();
         let words = ["--namespace", "k8s.io", "images", "import", "--snapshotter", "overlayfs", &archive];
         containerd.ctr(&words)?.ok()?;

@@ -5,6 +5,7 @@ use integration::{docker, docker_cases, suite};
 mod again;
 mod compose;
 mod daemon;
+mod debian;
 mod docs;
 mod errors;
 mod exec;
@@ -68,6 +69,9 @@ fn main() {
             state::limits_and_their_update,
             state::stats,
             state::top,
+            debian::programs_of_glibc,
+            debian::job_control,
+            debian::setuid_program,
             state::copy_diff_and_commit,
             state::events_in_order,
             state::out_of_memory,

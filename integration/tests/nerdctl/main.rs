@@ -1,12 +1,14 @@
 //! nerdctl: what its users do, on a stock release.
 
 mod compose;
+mod debian;
 mod networks;
 mod rootless;
 mod streams;
 mod verbs;
 
 use compose::*;
+use debian::*;
 use integration::{cases, suite};
 use networks::*;
 use rootless::without_root;
@@ -46,6 +48,8 @@ fn main() {
             networks_of_ones_own,
             network_of_another_of_the_host_and_none,
             volumes,
+            debian_programs,
+            debian_job_control,
         ],
         cases![without_root],
     );
