@@ -31,6 +31,15 @@ unshare --mount true 2>&1 || true
 mkfifo /tmp/fifo; (echo through a fifo >/tmp/fifo &) ; cat /tmp/fifo
 "#;
 
+/// For `perl -e`: a server of UDP on port 53 that answers each word with itself.
+pub const UDP_SERVER: &str = r#"use IO::Socket::INET; my $s = IO::Socket::INET->new(LocalPort => 53, Proto => "udp") or die $!;
+while (1) { my $from = recv($s, my $word, 99, 0); send($s, "heard $word", 0, $from) }"#;
+
+/// For `perl -e`, with an address and a port: says a word to such a server and prints what comes back.
+pub const UDP_CLIENT: &str = r#"use IO::Socket::INET; alarm 5;
+my $s = IO::Socket::INET->new(PeerAddr => $ARGV[0], PeerPort => $ARGV[1], Proto => "udp") or die $!;
+send($s, "word", 0); recv($s, my $answer, 99, 0); print "$answer\n""#;
+
 /// What [`SCRIPT`] says.
 pub fn says(output: &Output) -> Outcome {
     check(&output.text())

@@ -1,7 +1,7 @@
 //! Bridges, names and published ports.
 
 use integration::containerd::{LIMIT, testbed};
-use integration::{Docker, Outcome, ensure, eventually};
+use integration::{Docker, Outcome, debian, ensure, eventually};
 
 /// What a server of the host answers.
 pub fn ask(docker: &Docker, address: &str, port: &str) -> Outcome<String> {
@@ -28,6 +28,27 @@ pub fn published_ports(docker: &Docker) -> Outcome {
         ensure!(answer == "hello from served\n", "{address} answers {answer:?}");
         Ok(())
     })
+}
+
+/// Without an address a port is open on all of them.
+pub fn published_udp(docker: &Docker) -> Outcome {
+    docker.load_image(debian::archive().as_ref(), debian::IMAGE)?;
+    let id = docker.id();
+    let flags = ["--detach", "--name", &id, "--network", "bridge", "--publish", "53/udp"];
+    docker.docker(&docker.words_of(debian::IMAGE, "run", &flags, &["perl", "-e", debian::UDP_SERVER]))?.ok()?;
+    let ports = docker.docker(&["port", &id, "53/udp"])?.ok()?.text();
+    ensure!(ports.starts_with("0.0.0.0:"), "open at {ports:?}");
+    let port = ports.lines().next().and_then(|line| line.rsplit(':').next()).ok_or("no port")?;
+    let gateway = docker.inspect(&id, "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}")?;
+    for address in ["127.0.0.1", &gateway] {
+        eventually(LIMIT, || {
+            let words = ["perl", "-e", debian::UDP_CLIENT, address, port];
+            let output = docker.containerd.host.command(Some(LIMIT), &[], &words).output()?;
+            ensure!(output.stdout == b"heard word\n", "{address}:{port} answers {output:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 pub fn user_network_with_names(docker: &Docker) -> Outcome {

@@ -154,6 +154,67 @@ pub fn events_in_order(docker: &Docker) -> Outcome {
     Ok(())
 }
 
+/// Ends a client that goes on, whatever signal it catches.
+fn end(docker: &Docker, client: integration::client::Running, id: &str) -> Outcome {
+    for (pid, argv) in docker.containerd.host.processes()? {
+        if argv[0].ends_with("/docker") && argv.iter().any(|word| word.contains(id)) {
+            docker.containerd.host.kill(pid, "KILL")?;
+        }
+    }
+    client.wait().map(drop)
+}
+
+/// A client that listens hears of each thing before the next one is done.
+pub fn events_as_they_come(docker: &Docker) -> Outcome {
+    let id = docker.id();
+    let begin = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs().to_string();
+    let filter = format!("container={id}");
+    // Since a moment ago, because nobody says when the client listens.
+    let client = docker.client(&["events", "--since", &begin, "--filter", &filter, "--format", "{{.Action}}"])?;
+    let hears = |action: &str| {
+        eventually(LIMIT, || {
+            ensure!(client.seen().lines().any(|line| line == action), "{action} is not heard: {:?}", client.seen());
+            Ok(())
+        })
+    };
+    let script = "trap 'exit 7' TERM; echo; sleep 1000 & wait";
+    docker.docker(&docker.words("run", &["--detach", "--name", &id], &["sh", "-c", script]))?.ok()?;
+    hears("start")?;
+    crate::run::lives(docker, &id, 1)?;
+    docker.exec(&[], &id, "exit 3")?.exited(3)?;
+    hears("exec_die")?;
+    for (verb, action) in [("pause", "pause"), ("unpause", "unpause"), ("stop", "stop"), ("start", "start")] {
+        docker.docker(&[verb, &id])?.ok()?;
+        hears(action)?;
+    }
+    docker.containerd.host.kill(docker.pid(&id)?, "KILL")?;
+    eventually(LIMIT, || {
+        let deaths = client.seen().lines().filter(|line| *line == "die").count();
+        ensure!(deaths == 2, "{deaths} deaths are heard: {:?}", client.seen());
+        Ok(())
+    })?;
+    docker.docker(&["rm", &id])?.ok()?;
+    hears("destroy")?;
+    end(docker, client, &id)
+}
+
+pub fn stats_as_they_come(docker: &Docker) -> Outcome {
+    let id = docker.sleeper(&["--memory", "64m"])?;
+    let client = docker.client(&["stats", "--format", "<{{.MemUsage}}, {{.PIDs}}>", &id])?;
+    let shows = |words: &str, times: usize| {
+        eventually(LIMIT, || {
+            let count = client.seen().matches(words).count();
+            ensure!(count >= times, "{words:?} is there {count} times: {:?}", client.seen());
+            Ok(())
+        })
+    };
+    shows("/ 64MiB, 2>", 3)?;
+    docker.docker(&["update", "--memory", "32m", "--memory-swap", "32m", &id])?.ok()?;
+    docker.exec(&["--detach"], &id, "sleep 1000")?.ok()?;
+    shows("/ 32MiB, 3>", 2)?;
+    end(docker, client, &id)
+}
+
 pub fn out_of_memory(docker: &Docker) -> Outcome {
     let script = "head -c 200m /dev/zero | tail";
     let id = docker.detached(&["--memory", "16m", "--memory-swap", "16m"], &["sh", "-c", &format!("exec {script}")])?;

@@ -45,6 +45,7 @@ fn main() {
             namespaces_of_others,
             rootfs_of_ones_own,
             published_ports,
+            published_udp,
             networks_of_ones_own,
             network_of_another_of_the_host_and_none,
             volumes,

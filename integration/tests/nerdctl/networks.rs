@@ -2,7 +2,7 @@
 
 use integration::containerd::{LIMIT, testbed};
 use integration::nerdctl::{self, Nerdctl};
-use integration::{Bed, Outcome, ensure, eventually};
+use integration::{Bed, Outcome, debian, ensure, eventually};
 use std::time::Duration;
 
 /// Serves its argument on port 80.
@@ -33,6 +33,21 @@ pub fn published_ports(bed: &Bed) -> Outcome {
         n.ok(&["rm", "--force", &name])?;
         ensure!(get(n, "http://127.0.0.1:18080/").is_err(), "the port is still open");
         Ok(())
+    })
+}
+
+pub fn published_udp(bed: &Bed) -> Outcome {
+    nerdctl::with(bed, |n| {
+        n.call(&["load", "--input", &debian::archive()])?.ok()?;
+        let name = n.name("udp");
+        let flags = ["-d", "--name", &name, "--network", "bridge", "-p", "18053:53/udp"];
+        n.ok(&n.run_words_of(debian::IMAGE, &flags, &["perl", "-e", debian::UDP_SERVER]))?;
+        eventually(LIMIT, || {
+            let words = ["perl", "-e", debian::UDP_CLIENT, "127.0.0.1", "18053"];
+            let output = n.bed.containerd.host.command(Some(LIMIT), &[], &words).output()?;
+            ensure!(output.stdout == b"heard word\n", "port 18053 answers {output:?}");
+            Ok(())
+        })
     })
 }
 

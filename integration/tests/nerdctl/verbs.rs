@@ -192,6 +192,9 @@ pub fn restart_policies(bed: &Bed) -> Outcome {
         n.bed.containerd.host.kill(pid, "KILL")?;
         n.logs_are(&kept, "up\nup\n")?;
         n.ok(&["stop", "--time", "0", &kept])?;
+        let always = n.detached("always", &["--restart", "always"], "echo life; sleep 0.1")?;
+        eventually(LIMIT, || n.call(&["logs", &always])?.ok()?.says("life\nlife\n").map(drop))?;
+        n.ok(&["rm", "--force", &always])?;
         n.wait_for(&failing, ".RestartCount", "2")?;
         n.wait_for(&failing, ".State.Status", "exited")?;
         n.wait_for(&failing, ".State.ExitCode", "3")?;
