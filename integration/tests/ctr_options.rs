@@ -116,13 +116,32 @@ fn runtime_config_file(bed: &Bed) -> Outcome {
     let directory = bed.directory("config")?;
     let (there, missing) = (directory.join("there.toml"), directory.join("missing.toml"));
     std::fs::write(&there, "NoNewKeyring = true\n")?;
-    bed.run(&["--runtime-config-path", there.to_str().ok_or("path")?], &["true"])?.ok()?;
+    let (id, keyring) = keyring(bed, &["--runtime-config-path", there.to_str().ok_or("path")?])?;
+    ensure!(!keyring.contains(&id) && keyring.contains(';'), "with NoNewKeyring the session keyring is {keyring:?}");
     bed.run(&["--runtime-config-path", missing.to_str().ok_or("path")?], &["true"])?
         .failed_with("missing.toml\": No such file")?;
     // These two ctr itself gives to runc only.
     for flag in [&["--runc-binary", "/bin/false"][..], &["--runc-systemd-cgroup"]] {
         bed.run(flag, &["true"])?.failed_with("only supported for")?;
     }
+    Ok(())
+}
+
+/// The description of the session keyring inside, by keyctl(2).
+const KEYRING: &str =
+    r#"my $b = "\0" x 200; my $n = syscall(250, 6, -3, $b, 200); print $n < 0 ? "$!" : unpack("Z*", $b), "\n""#;
+
+fn keyring(bed: &Bed, flags: &[&str]) -> Outcome<(String, String)> {
+    bed.ctr(&["images", "import", "--snapshotter", "overlayfs", &debian::archive()])?.ok()?;
+    let id = bed.id();
+    let words = [&["run", "--rm", "--runtime", bed.runtime().name()], flags, &[debian::FULL_NAME, &id]].concat();
+    let output = bed.ctr(&[&words[..], &["perl", "-e", KEYRING]].concat())?.ok()?;
+    Ok((id, output.text()))
+}
+
+fn session_keyring(bed: &Bed) -> Outcome {
+    let (id, keyring) = keyring(bed, &[])?;
+    ensure!(keyring.ends_with(&format!(";_ses.{id}\n")), "the session keyring is {keyring:?}");
     Ok(())
 }
 
@@ -153,6 +172,7 @@ fn main() {
             profile_that_is_not_there,
             rdt_class_is_refused,
             runtime_config_file,
+            session_keyring,
             debian_image,
         ],
     );

@@ -21,7 +21,7 @@ use crate::convert;
 use crate::stdio::Paths;
 use crate::task::{Answer, Reply, Request, Shim};
 use serve::Leave;
-pub use serve::{Args, serve};
+pub use serve::{Args, serve, signals};
 
 /// The two names under which containerd knows the same messages: 1.6 and 1.7, and any that got a plain address as the
 /// reply to `start`, call v2; 2.x calls v3.

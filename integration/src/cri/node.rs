@@ -110,7 +110,11 @@ default_runtime_name = "{default}"
     for name in handlers(containerd) {
         match *name {
             "mini" => add(name, mini, ""),
-            "mini-options" => add(name, mini, "[options]\nBinaryName = \"\"\nRoot = \"\"\nSystemdCgroup = false"),
+            "mini-options" => add(
+                name,
+                mini,
+                "[options]\nBinaryName = \"\"\nRoot = \"\"\nIoUid = 4321\nIoGid = 4322\nSystemdCgroup = false",
+            ),
             "mini-path" => add(name, runc, &format!("runtime_path = {shim:?}\n[options]\nSystemdCgroup = false")),
             _ => add(name, runc, ""),
         }

@@ -2,7 +2,7 @@
 
 use integration::containerd::LIMIT;
 use integration::cri::{self, CONTAINER, NODE, POD, Pod, TARGET, with};
-use integration::{Bed, Case, Outcome, cases, ensure, eventually};
+use integration::{Bed, Case, Outcome, Version, cases, ensure, eventually};
 use serde_json::{Value, json};
 
 pub const CASES: &[Case] = cases![
@@ -15,6 +15,7 @@ pub const CASES: &[Case] = cases![
     pid_namespace_of_another_container,
     pid_namespace_of_the_node,
     shared_ipc_and_network,
+    two_pods_share_no_namespace,
     ipc_and_network_of_the_node,
     init_containers,
     hooks_of_the_lifecycle,
@@ -84,6 +85,11 @@ fn every_handler(bed: &Bed) -> Outcome {
             ensure!(log == format!("from {handler}\nmini-busybox\n"), "logged {log:?}");
             let id = pod.run("two", SLEEPER, json!({}))?;
             ensure!(pod.exec(&id, "echo inside; exit 3")?.code == 3, "no exit code 3");
+            // An option whose effect can be seen: it gives away the pipes. CRI of 1.6 passes no options of runtimes it does not know.
+            let owner = pod.exec(&id, "stat -Lc %u:%g /proc/self/fd/1")?.ok()?;
+            let wanted =
+                if *handler == "mini-options" && bed.version() != Version::C1_6 { "4321:4322\n" } else { "0:0\n" };
+            ensure!(owner == wanted, "on {handler} the pipes belong to {owner}");
         }
         cri.refused("RunPodSandbox", json!({ "config": cri.pod_config(json!({}))?, "runtime_handler": "none" }), "none")
     })
@@ -219,6 +225,27 @@ fn shared_ipc_and_network(bed: &Bed) -> Outcome {
         ensure!(page == "mini-busybox\n", "over loopback came {page:?}");
         let hostname = pod.exec(&two, "hostname")?.ok()?;
         ensure!(pod.config["hostname"] == hostname.trim(), "the hostname is {hostname:?}");
+        Ok(())
+    })
+}
+
+fn two_pods_share_no_namespace(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pods = [cri.pod(json!({}))?, cri.pod(json!({}))?];
+        let ids = [pods[0].run("one", SLEEPER, json!({}))?, pods[1].run("one", SLEEPER, json!({}))?];
+        for kind in ["cgroup", "ipc", "mnt", "net", "pid", "uts"] {
+            let (first, second) = (namespace(&pods[0], &ids[0], kind)?, namespace(&pods[1], &ids[1], kind)?);
+            let of_node = namespace_of(bed, bed.containerd.pid()?, kind)?;
+            // Without cgroup v2, CRI leaves containers in the node's cgroup namespace.
+            ensure!(first != second || (kind == "cgroup" && first == of_node), "{kind}: {first:?} in both pods");
+        }
+        let status = |pod: &Pod| cri.call("PodSandboxStatus", json!({ "pod_sandbox_id": pod.id }));
+        let ips = [status(&pods[0])?, status(&pods[1])?].map(|reply| reply["status"]["network"]["ip"].clone());
+        ensure!(ips[0] != ips[1] && ips[0].is_string(), "the pods' addresses are {ips:?}");
+        let address = ips[0].as_str().unwrap_or_default();
+        pods[0].exec(&ids[0], "httpd -p 8080 -h /etc")?.ok()?;
+        let page = pods[1].exec(&ids[1], &format!("wget -q -O - http://{address}:8080/image-name"))?.ok()?;
+        ensure!(page == "mini-busybox\n", "from pod to pod came {page:?}");
         Ok(())
     })
 }

@@ -17,6 +17,7 @@ pub const CASES: &[Case] = cases![
     exec_sync_with_a_grandchild_that_keeps_the_pipe,
     probes,
     probes_side_by_side,
+    probes_by_network,
     exec_with_input,
     exec_on_a_terminal,
     attached,
@@ -170,6 +171,34 @@ fn probes_side_by_side(bed: &Bed) -> Outcome {
             }
         }
         Ok(())
+    })
+}
+
+/// The kubelet's httpGet and tcpSocket: from the node to the pod's address.
+fn probes_by_network(bed: &Bed) -> Outcome {
+    with(bed, |cri| {
+        let pod = cri.pod(json!({}))?;
+        let id =
+            pod.run("web", "until [ -e /tmp/go ]; do usleep 20000; done; exec httpd -f -p 8080 -h /etc", json!({}))?;
+        let reply = cri.call("PodSandboxStatus", json!({ "pod_sandbox_id": pod.id }))?;
+        let address = reply["status"]["network"]["ip"].as_str().ok_or("no address")?.to_owned();
+        let busybox = integration::containerd::testbed().join("tools/bin/busybox").display().to_string();
+        let url = format!("http://{address}:8080/image-name");
+        let http = || -> Outcome<bool> {
+            let words = [busybox.as_str(), "wget", "-q", "-T", "1", "-O", "-", &url];
+            Ok(bed.containerd.host.command(Some(LIMIT), &[], &words).output()?.stdout == b"mini-busybox\n")
+        };
+        let tcp = || -> Outcome<bool> {
+            let script = "use IO::Socket::INET; exit !IO::Socket::INET->new(PeerAddr => shift, Timeout => 1)";
+            let words = ["perl", "-e", script, &format!("{address}:8080")];
+            Ok(bed.containerd.host.command(Some(LIMIT), &[], &words).status()?.success())
+        };
+        ensure!(!http()? && !tcp()?, "something answers before the server runs");
+        pod.exec(&id, "touch /tmp/go")?.ok()?;
+        eventually(LIMIT, || {
+            ensure!(http()? && tcp()?, "nothing answers at {url}");
+            Ok(())
+        })
     })
 }
 

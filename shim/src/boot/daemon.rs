@@ -16,7 +16,7 @@ use super::flags::Flags;
 use super::handshake::Caller;
 use super::socket::{self, Address, Claim};
 use super::{log, seal};
-use crate::service::Args;
+use crate::service::{self, Args};
 
 /// containerd's words to `start` (GOMAXPROCS and MAX_SHIM_VERSION), what systemd said to containerd alone, and what has
 /// become a flag. The rest of containerd's environment stays for helper programs; containers get nothing of it.
@@ -86,6 +86,7 @@ fn is_fifo(file: &File) -> bool {
 /// or by what containerd runs with, not by our needs.
 pub fn settle(flags: &Flags) -> Result<Args> {
     flags.need_container()?;
+    let signals = service::signals().map_err(|e| Error::sys("signalfd", "signals", e))?;
     // Inherited by children until their execve, and so the answer to a container's ptrace and /proc/PID/* of them, too.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| Error::sys("prctl", "PR_SET_DUMPABLE", e))?;
     // Executed by a number, the kernel would call us by it.
@@ -100,6 +101,7 @@ pub fn settle(flags: &Flags) -> Result<Args> {
         id: flags.id.clone(),
         listener,
         ttrpc_address: std::env::var("TTRPC_ADDRESS").unwrap_or_default(),
+        signals,
     })
 }
 

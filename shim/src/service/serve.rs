@@ -47,6 +47,13 @@ pub struct Args {
     pub listener: OwnedFd,
     /// Where events go.
     pub ttrpc_address: String,
+    /// Its [`signals`], held back from its first moment on: one that came before would end it and leave the socket behind.
+    pub signals: OwnedFd,
+}
+
+/// Holds back the signals that the daemon obeys, and answers where they can be read. Errors: EMFILE and the like.
+pub fn signals() -> rustix::io::Result<OwnedFd> {
+    sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGUSR1])
 }
 
 /// Whether it is time to go.
@@ -105,15 +112,14 @@ pub fn serve(args: Args) -> io::Result<()> {
     sys::frugal_malloc();
     // Orphans of containers without a pid namespace of their own come to us.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGUSR1])?;
     let host = Host::read().map_err(io::Error::other)?;
     let loop_ = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     // A task, because each wake of what `block_on` polls itself costs a write to the loop's eventfd and a turn of epoll.
-    let serving = loop_.spawn(run(args, host, signals));
+    let serving = loop_.spawn(run(args, host));
     loop_.block_on(serving).map_err(io::Error::other)?
 }
 
-async fn run(args: Args, host: Host, signals: OwnedFd) -> io::Result<()> {
+async fn run(args: Args, host: Host) -> io::Result<()> {
     let listener = StdListener::from(args.listener);
     listener.set_nonblocking(true)?;
     let socket = listener.local_addr()?.as_pathname().map(PathBuf::from);
@@ -126,7 +132,7 @@ async fn run(args: Args, host: Host, signals: OwnedFd) -> io::Result<()> {
     log::debug!("serving {} in {}", args.id, shim.namespace);
 
     let child_ended = Arc::new(Notify::new());
-    let signals = ready::for_reading(signals)?;
+    let signals = ready::for_reading(args.signals)?;
     tokio::select! {
         () = leave.asked.notified() => {}
         () = leave.when_alone(&shim) => {}
