@@ -185,7 +185,7 @@ fn probes_by_network(bed: &Bed) -> Outcome {
         let busybox = integration::containerd::testbed().join("tools/bin/busybox").display().to_string();
         let url = format!("http://{address}:8080/image-name");
         let http = || -> Outcome<bool> {
-            let words = [busybox.as_str(), "wget", "-q", "-T", "1", "-O", "-", &url];
+            let words = [busybox.as_str(), "wget", "-q", "-O", "-", &url];
             Ok(bed.containerd.host.command(Some(LIMIT), &[], &words).output()?.stdout == b"mini-busybox\n")
         };
         let tcp = || -> Outcome<bool> {
