@@ -121,6 +121,38 @@ fn runs_by_hand(node: &Node) -> Outcome {
     Ok(())
 }
 
+/// Whoever executes the link while it is changed gets the one version or the other, whole.
+fn link_changed_under_load() -> Outcome {
+    let node = Node::start(Version::C2_1, &imports(), "")?;
+    let (shim, (other, _broken)) = (shim()?, other_shims(&node)?);
+    node.install("install", &shim)?.ok()?;
+    let script = format!("n=0; until [ -e /run/enough ]; do {LINK} -v >/dev/null || exit 1; n=$((n+1)); done; echo $n");
+    let command = node.containerd.host.command(Some(4 * LIMIT), &[], &["sh", "-c", &script]);
+    let load = integration::client::start(command, "the load".to_owned(), 4 * LIMIT)?;
+    node.install("install", &other)?.ok()?;
+    for _ in 0..4 {
+        node.install("rollback", &shim)?.ok()?;
+    }
+    std::fs::write(node.containerd.host.path("/run/enough"), "")?;
+    let count = load.wait()?.ok()?.text();
+    ensure!(count.trim().parse::<u32>()? > 100, "executed {count} times");
+    Ok(())
+}
+
+/// By force even under a pod, which lives on and can be removed.
+fn uninstalled_by_force() -> Outcome {
+    let node = Node::start(Version::C2_1, &imports(), "")?;
+    let shim = shim()?;
+    node.install("install", &shim)?.ok()?;
+    let pod = node.pod()?;
+    node.deploy_with(&[("FORCE", "1")], "mini-install", &["uninstall"], &shim)?.ok()?;
+    node.assert_clean()?;
+    node.crictl(&["inspectp", &pod])?.ok()?.says("SANDBOX_READY")?;
+    node.crictl(&["stopp", &pod])?.ok()?;
+    node.crictl(&["rmp", &pod])?.ok()?;
+    Ok(())
+}
+
 fn config_that_imports_nothing() -> Outcome {
     let node = Node::start(Version::C2_1, "", "")?;
     node.install("install", &shim()?)?.failed_with("does not import")?;
@@ -150,7 +182,7 @@ type Case = (&'static str, fn() -> Outcome);
 
 fn main() {
     let arguments = Arguments::from_args();
-    let cases: [Case; 12] = [
+    let cases: [Case; 14] = [
         ("life_1_6", life_1_6),
         ("life_2_1", life_2_1),
         ("life_2_3", life_2_3),
@@ -158,6 +190,8 @@ fn main() {
         ("by_hand_1_7", by_hand_1_7),
         ("drop_in_2_1", drop_in_2_1),
         ("drop_in_2_3", drop_in_2_3),
+        ("link_changed_under_load", link_changed_under_load),
+        ("uninstalled_by_force", uninstalled_by_force),
         ("config_that_imports_nothing", config_that_imports_nothing),
         ("overhead_is_measured", overhead_is_measured),
         ("page_kubernetes", whole::page_kubernetes),

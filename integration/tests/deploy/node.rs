@@ -70,6 +70,11 @@ impl Node {
 
     /// A script of deploy/ on the node.
     pub fn deploy(&self, script: &str, words: &[&str], shim: &str) -> Outcome<Output> {
+        self.deploy_with(&[], script, words, shim)
+    }
+
+    /// The same with more variables.
+    pub fn deploy_with(&self, more: &[(&str, &str)], script: &str, words: &[&str], shim: &str) -> Outcome<Output> {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(script).display().to_string();
         let daemon = testbed().join(format!("c{}/bin/containerd", self.containerd.version)).display().to_string();
         let config = self.containerd.config().display().to_string();
@@ -87,7 +92,7 @@ impl Node {
         ];
         let mut argv = vec!["sh", &path];
         argv.extend(words);
-        let command = self.containerd.host.command(Some(2 * LIMIT), &env, &argv);
+        let command = self.containerd.host.command(Some(2 * LIMIT), &[&env, more].concat(), &argv);
         client::start(command, format!("{script} {}", words.join(" ")), 2 * LIMIT)?.wait()
     }
 

@@ -35,6 +35,29 @@ pub fn job_control(docker: &Docker) -> Outcome {
     Ok(())
 }
 
+/// deploy/Dockerfile on Debian's image, and what it makes, run as the DaemonSet does but on an empty node.
+pub fn installer_image(docker: &Docker) -> Outcome {
+    load(docker)?;
+    let (base, image) = ("debian:bookworm-slim", docker.id());
+    docker.docker(&["tag", IMAGE, base])?.ok()?;
+    let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let context = docker.directory("context")?;
+    let binary = "containerd-shim-mini-v2";
+    std::fs::copy(deploy.join("mini-install"), context.join("mini-install"))?;
+    std::fs::copy(integration::bin_dir()?.join(binary), context.join(binary))?;
+    let (file, context) = (deploy.join("Dockerfile").display().to_string(), context.display().to_string());
+    // The builder of dockerd itself; BuildKit is another program.
+    docker.docker_with(&[("DOCKER_BUILDKIT", "0")], &["build", "-f", &file, "-t", &image, &context])?.ok()?;
+    let node = format!("{}:/host", docker.directory("node")?.display());
+    let flags = ["--rm", "--privileged", "--volume", &node, "--env", "ROOT=/host"];
+    let output = docker.docker(&docker.words_of(&image, "run", &flags, &["status"]))?.ok()?;
+    output.says("version: \n")?.says("drop-in: none\nshims running: 0\n")?;
+    let flags = ["--rm", "--entrypoint", "/opt/mini/containerd-shim-mini-v2"];
+    docker.docker(&docker.words_of(&image, "run", &flags, &["-v"]))?.ok()?.says("containerd-shim-mini-v2:\n")?;
+    docker.docker(&["rmi", &image, base])?.ok()?;
+    Ok(())
+}
+
 /// A program that is root's by its mode gives its user root's rights, unless that is forbidden.
 pub fn setuid_program(docker: &Docker) -> Outcome {
     load(docker)?;

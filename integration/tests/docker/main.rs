@@ -72,6 +72,7 @@ fn main() {
             debian::programs_of_glibc,
             debian::job_control,
             debian::setuid_program,
+            debian::installer_image,
             state::copy_diff_and_commit,
             state::events_in_order,
             state::events_as_they_come,
