@@ -99,12 +99,19 @@ fn pause_is_alone_and_nobody(bed: &Bed) -> Outcome {
     with(bed, |cri| {
         let pod = cri.pod(json!({}))?;
         let pid = pod.pause_pid()?;
-        let status = std::fs::read_to_string(bed.containerd.host.path(format!("/proc/{pid}/status")))?;
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
-        ensure!(field("Uid:") == "65535\t65535\t65535\t65535", "pause runs as {:?}", field("Uid:"));
-        ensure!(field("NSpid:").ends_with("\t1"), "pause is not the first of its pid namespace: {}", field("NSpid:"));
-        ensure!(field("CapEff:") == "0000000000000000", "pause has capabilities: {}", field("CapEff:"));
-        Ok(())
+        // The Go shim has started it before it is executed, and before it is nobody.
+        eventually(LIMIT, || {
+            let status = std::fs::read_to_string(bed.containerd.host.path(format!("/proc/{pid}/status")))?;
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+            ensure!(field("Uid:") == "65535\t65535\t65535\t65535", "pause runs as {:?}", field("Uid:"));
+            ensure!(
+                field("NSpid:").ends_with("\t1"),
+                "pause is not the first of its pid namespace: {}",
+                field("NSpid:")
+            );
+            ensure!(field("CapEff:") == "0000000000000000", "pause has capabilities: {}", field("CapEff:"));
+            Ok(())
+        })
     })
 }
 
@@ -423,7 +430,9 @@ fn members_at_once(bed: &Bed) -> Outcome {
     with(bed, |cri| {
         let pod = cri.pod(json!({}))?;
         let names: Vec<String> = (0..12).map(|number| format!("m{number}")).collect();
-        let ids = names.iter().map(|name| pod.create(name, &format!("echo {name}; {SLEEPER}"), json!({})));
+        let ids = names
+            .iter()
+            .map(|name| pod.create(name, &format!("trap 'exit 0' TERM; echo {name}; {SLEEPER}"), json!({})));
         let ids = ids.collect::<Outcome<Vec<String>>>()?;
         let all = |method: &str, timeout: u32| -> Outcome {
             let request = |id: &String| match timeout {

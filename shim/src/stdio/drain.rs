@@ -1,11 +1,14 @@
-//! The moment between a process's end and its announcement, for what its logger has not read yet.
+//! The moment between a process's end and its announcement, for what its logger or client has not read yet.
 //!
 //! nerdctl's logger asks containerd to tell it when the container has ended, and then stops to read; the last words of a
 //! burst would stay in the pipe (nerdctl#5006). So an exit is announced when the pipes are empty, or when the logger has
-//! gone or does not read on. Fifos need no such wait: their readers wait for the end of file.
+//! gone or does not read on. Readers of fifos wait for the end of file; but one of containerd's library that still opens its
+//! fifo when it hears of the exit gives up, and ctr ends with what it has read by then: on a busy machine the last words
+//! were lost, with containerd's own shim too. So the announcement waits for them as well, though not for long.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Weak;
 use std::time::Duration;
 
 use rustix::io::ioctl_fionread;
@@ -13,48 +16,68 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::fifo::has_reader;
+use crate::ready::Fd;
 
 /// A logger that takes nothing for so long has stopped to read.
 const STALL: Duration = Duration::from_secs(2);
 /// In all. A logger that is as slow as that loses its tail: everybody who waits for the exit comes first.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Our write ends of a logger's pipes, while the process lives and a moment longer.
+/// A client that takes nothing for so long is stopped, or there is none.
+const CLIENT_STALL: Duration = Duration::from_millis(250);
+/// In all: who does not keep up then reads the rest after the announcement.
+const CLIENT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Our write ends of a logger's pipes, and the ways to a client's fifos, while the process lives and a moment longer.
 #[derive(Default)]
 pub struct Drain {
     pub(super) pipes: Vec<OwnedFd>,
     /// Ends with the task that copies a console into the logger's pipe.
     pub(super) copied: Option<oneshot::Receiver<()>>,
+    /// From the process, and into the fifo; gone when the copying is.
+    pub(super) fifos: Vec<(Weak<Fd>, Weak<Fd>)>,
 }
 
 impl Drain {
-    /// Waits until the logger has read what the process wrote. Then the pipes have no writer of ours any more.
+    /// Waits until the logger or the client has read what the process wrote. Then a logger's pipes have no writer of ours any more.
     pub async fn dry(mut self) {
-        let end = Instant::now() + LIMIT;
         if let Some(copied) = self.copied.take() {
             let _ = timeout(STALL, copied).await;
         }
-        let mut least = u64::MAX;
-        let mut progress = Instant::now();
-        let mut pause = Duration::from_micros(500);
-        loop {
-            let left = self.left();
-            let now = Instant::now();
-            if left < least {
-                (least, progress) = (left, now);
-            }
-            if left == 0 || now >= end || now - progress >= STALL {
-                return;
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(20));
-        }
+        until_none(|| self.pipes.iter().map(unread).sum(), STALL, LIMIT).await;
+        let of_client = |(from, to): &(Weak<Fd>, Weak<Fd>)| {
+            let Some(to) = to.upgrade().filter(|to| has_reader(to)) else { return 0 };
+            unread(&to) + from.upgrade().map_or(0, |from| ioctl_fionread(from).unwrap_or_default())
+        };
+        until_none(|| self.fifos.iter().map(of_client).sum(), CLIENT_STALL, CLIENT_LIMIT).await;
     }
+}
 
-    /// Bytes that somebody may still read.
-    fn left(&self) -> u64 {
-        let read_on = self.pipes.iter().filter(|pipe| has_reader(pipe));
-        read_on.map(|pipe| ioctl_fionread(pipe).unwrap_or_default()).sum()
+/// Waits until a client has read what is in its fifo.
+pub(super) async fn read_by_client(fifo: impl AsFd) {
+    until_none(|| unread(&fifo), CLIENT_STALL, CLIENT_LIMIT).await;
+}
+
+/// Bytes that somebody may still read.
+fn unread(pipe: impl AsFd) -> u64 {
+    if has_reader(&pipe) { ioctl_fionread(pipe).unwrap_or_default() } else { 0 }
+}
+
+/// Waits until no bytes are left, or they have not become fewer for a time, or that is enough.
+async fn until_none(left: impl Fn() -> u64, stall: Duration, limit: Duration) {
+    let begun = Instant::now();
+    let (mut least, mut progress) = (u64::MAX, begun);
+    let mut pause = Duration::from_micros(500);
+    loop {
+        let (left, now) = (left(), Instant::now());
+        if left < least {
+            (least, progress) = (left, now);
+        }
+        if left == 0 || now - begun >= limit || now - progress >= stall {
+            return;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 
@@ -70,7 +93,7 @@ mod tests {
     fn filled() -> (OwnedFd, Drain) {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         rustix::io::write(&write, b"last words").unwrap();
-        (read, Drain { pipes: vec![write], copied: None })
+        (read, Drain { pipes: vec![write], ..Drain::default() })
     }
 
     #[test]
@@ -103,7 +126,7 @@ mod tests {
         on_loop(async {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
             let (copier, copied) = oneshot::channel::<()>();
-            let waiting = tokio::spawn(Drain { pipes: vec![write], copied: Some(copied) }.dry());
+            let waiting = tokio::spawn(Drain { pipes: vec![write], copied: Some(copied), fifos: Vec::new() }.dry());
             sleep(Duration::from_millis(20)).await;
             assert!(!waiting.is_finished(), "the copier is at work");
             drop(copier);

@@ -112,12 +112,17 @@ impl Fifo {
         &self.writer
     }
 
+    /// The end that output goes into, without our own reader beside it: whoever reads it now is a client.
+    pub(super) fn into_writer(self) -> OwnedFd {
+        let Self { reader, writer } = self;
+        drop(reader);
+        writer
+    }
+
     /// Ends the stream: the client sees end of file. If none is there (a fast process, a slow client) our end is kept for a
     /// while: what was written lives only as long as somebody has the fifo open, and a client that opens it when nobody
     /// has would wait for ever, even if there was nothing to read.
-    pub(super) async fn close(self) {
-        let Self { reader, writer } = self;
-        drop(reader);
+    pub(super) async fn close(writer: OwnedFd) {
         let mut pause = Duration::from_millis(5);
         let mut waited = Duration::ZERO;
         while waited < LINGER && !has_reader(&writer) {

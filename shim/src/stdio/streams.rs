@@ -13,7 +13,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::fifo::Target;
+use super::drain;
+use super::fifo::{Fifo, Target};
 use super::relay::{self, Source};
 use super::{Drain, Output, Stdin, Wiring};
 use crate::ready::{self, Fd};
@@ -60,7 +61,8 @@ impl Wiring {
             if matches!(output.to, Target::Pipe(_)) {
                 streams.drain.copied = Some(copied);
             }
-            streams.outputs.push(run_output(output, console.clone(), Arc::clone(&hangup), at_work)?);
+            let running = run_output(output, console.clone(), Arc::clone(&hangup), at_work, &mut streams.drain)?;
+            streams.outputs.push(running);
         }
         if let Some(Stdin { from, keeper, to }) = self.stdin {
             streams.keeper = Some(keeper);
@@ -93,6 +95,7 @@ fn run_output(
     console: Option<Arc<Fd>>,
     hangup: Arc<Notify>,
     at_work: oneshot::Sender<()>,
+    drain: &mut Drain,
 ) -> io::Result<JoinHandle<()>> {
     let (from, source) = match (output.from, console) {
         (Some(pipe), _) => (Arc::new(ready::for_reading(pipe)?), Source::Pipe),
@@ -103,13 +106,17 @@ fn run_output(
     let into = |fd: &OwnedFd| -> io::Result<Fd> { ready::for_writing(fcntl_dupfd_cloexec(fd, 3)?) };
     Ok(match output.to {
         Target::Fifo(fifo) => {
-            let to = into(fifo.writer())?;
+            let to = Arc::new(into(fifo.writer())?);
+            drain.fifos.push((Arc::downgrade(&from), Arc::downgrade(&to)));
             tokio::spawn(async move {
                 let _ = relay::copy(&from, &to, source, &hangup).await;
-                drop((from, to));
+                drop(from);
                 // The last output that used it ends the client's stream; not this task's end, which Delete waits for.
                 if let Some(fifo) = Arc::into_inner(fifo) {
-                    tokio::spawn(fifo.close());
+                    let writer = fifo.into_writer();
+                    drain::read_by_client(to.get_ref()).await;
+                    drop(to);
+                    tokio::spawn(Fifo::close(writer));
                 }
             })
         }

@@ -214,6 +214,44 @@ fn a_slow_client_is_waited_for() {
     });
 }
 
+/// How long the announcement of an exit waits after a process that has said a word to a client that does `then` with its end.
+fn announced_after(then: impl FnOnce(File) + Send + 'static) -> Duration {
+    let dir = Dir::new();
+    let out = dir.fifo("out");
+    let path = out.clone();
+    let client = thread::spawn(move || then(File::open(path).unwrap()));
+    on_loop(async {
+        let opened = open_all("", &out, "", false);
+        let mut streams = opened.wiring.run(None).unwrap();
+        let drain = streams.take_drain();
+        file(opened.child.stdout).write_all(b"last").unwrap();
+        let begun = Instant::now();
+        drain.dry().await;
+        let took = begun.elapsed();
+        streams.finish(Duration::from_secs(5)).await;
+        join(move || client.join().unwrap()).await;
+        took
+    })
+}
+
+#[test]
+fn an_exit_waits_for_a_client_that_is_about_to_read() {
+    let took = announced_after(move |mut end| {
+        thread::sleep(Duration::from_millis(120));
+        let mut bytes = [0; 4];
+        end.read_exact(&mut bytes).unwrap();
+    });
+    assert!(took >= Duration::from_millis(80) && took < Duration::from_millis(1000), "{took:?}");
+}
+
+#[test]
+fn an_exit_waits_neither_for_a_client_that_has_gone_nor_long_for_one_that_does_not_read() {
+    let gone = announced_after(drop);
+    assert!(gone < Duration::from_millis(150), "{gone:?} for nobody");
+    let stopped = announced_after(|_end| thread::sleep(Duration::from_millis(1500)));
+    assert!(stopped >= Duration::from_millis(200) && stopped < Duration::from_millis(1200), "{stopped:?}");
+}
+
 #[test]
 fn a_reader_that_comes_after_silence_has_ended_sees_the_end() {
     let dir = Dir::new();
