@@ -3,6 +3,7 @@
 use integration::containerd::LIMIT;
 use integration::{Bed, Outcome, cases, client, ensure, eventually, suite};
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 // Where stdin is written or closed, the container has to say first that it is up: ctr forgets an end of file that comes
@@ -71,6 +72,28 @@ fn last_words_are_not_lost(bed: &Bed) -> Outcome {
     ensure!(read.len() == 1_000_004 && read.ends_with(b"xend\n"), "{} bytes", read.len());
     bed.wait_status(&id, "STOPPED")?;
     bed.delete(&id, &[], 0)
+}
+
+/// ctr ends with what it has read when it hears of the exit, and beside busy neighbours that can be less than all.
+fn last_words_reach_ctr(bed: &Bed) -> Outcome {
+    let script = "head -c 1000000 /dev/zero | tr '\\0' x; echo end";
+    let over = AtomicBool::new(false);
+    std::thread::scope(|neighbours| {
+        for _ in 0..3 {
+            neighbours.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop()
+                }
+            });
+        }
+        let outcome = (0..8).try_for_each(|_| {
+            let output = bed.sh(&[], script)?.ok()?;
+            ensure!(output.stdout.len() == 1_000_004, "{} bytes arrived", output.stdout.len());
+            Ok(())
+        });
+        over.store(true, Ordering::Relaxed);
+        outcome
+    })
 }
 
 fn child_that_keeps_stdout_open_does_not_keep_the_task(bed: &Bed) -> Outcome {
@@ -248,6 +271,7 @@ fn main() {
             hundred_megabytes_there_and_back,
             stdin_arrives_and_ends,
             last_words_are_not_lost,
+            last_words_reach_ctr,
             child_that_keeps_stdout_open_does_not_keep_the_task,
             terminal,
             terminal_has_the_clients_size_and_follows_it,
