@@ -241,15 +241,15 @@ fn an_exit_waits_for_a_client_that_is_about_to_read() {
         let mut bytes = [0; 4];
         end.read_exact(&mut bytes).unwrap();
     });
-    assert!(took >= Duration::from_millis(80) && took < Duration::from_millis(1000), "{took:?}");
+    assert!(took >= Duration::from_millis(80) && took < Duration::from_secs(3), "{took:?}");
 }
 
 #[test]
 fn an_exit_waits_neither_for_a_client_that_has_gone_nor_long_for_one_that_does_not_read() {
-    let gone = announced_after(drop);
-    assert!(gone < Duration::from_millis(150), "{gone:?} for nobody");
-    let stopped = announced_after(|_end| thread::sleep(Duration::from_millis(1500)));
-    assert!(stopped >= Duration::from_millis(200) && stopped < Duration::from_millis(1200), "{stopped:?}");
+    // A busy machine may be slow once.
+    assert!((0..5).any(|_| announced_after(drop) < Duration::from_millis(200)), "it waits for nobody");
+    let stopped = announced_after(|_end| thread::sleep(Duration::from_secs(4)));
+    assert!(stopped >= Duration::from_millis(200) && stopped < Duration::from_secs(3), "{stopped:?}");
 }
 
 #[test]
