@@ -94,7 +94,8 @@ fn oom_comes_before_the_exit(bed: &Bed) -> Outcome {
 
 fn oom_of_a_child_leaves_the_container(bed: &Bed) -> Outcome {
     let flags = ["--null-io", "--memory-limit", "20971520"];
-    let id = bed.detached(&flags, &["sh", "-c", "tail /dev/zero; sleep 1000"])?;
+    let id =
+        bed.detached(&flags, &["sh", "-c", "(echo 1000 >/proc/self/oom_score_adj; exec tail /dev/zero); sleep 1000"])?;
     bed.containerd.events(|events| events.wait(&id, LIMIT, |seen| topics(seen).contains(&"oom")))?;
     let status = bed.status(&id)?;
     ensure!(status.as_deref() == Some("RUNNING"), "the container is {status:?}");

@@ -92,7 +92,11 @@ fn child_killed_for_memory(bed: &Bed) -> Outcome {
     with(bed, |cri| {
         let pod = cri.pod(json!({}))?;
         let limit = limited(json!({ "memory_limit_in_bytes": 16 * MIB, "memory_swap_limit_in_bytes": 16 * MIB }));
-        let id = pod.run("parent", "tail /dev/zero; echo child ended with $?; exit 3", limit)?;
+        let id = pod.run(
+            "parent",
+            "(echo 1000 >/proc/self/oom_score_adj; exec tail /dev/zero); echo child ended with $?; exit 3",
+            limit,
+        )?;
         let status = pod.wait_exited(&id)?;
         ensure!(status["exit_code"] == 3, "{status}");
         // Two streams: their order in the log is anybody's.
