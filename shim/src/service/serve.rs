@@ -47,7 +47,7 @@ pub struct Args {
     pub listener: OwnedFd,
     /// Where events go.
     pub ttrpc_address: String,
-    /// Its [`signals`], held back from its first moment on: one that came before would end it and leave the socket behind.
+    /// Its [`signals`], held back before anything else is prepared: one that comes earlier ends it and leaves the socket behind.
     pub signals: OwnedFd,
 }
 

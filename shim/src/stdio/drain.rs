@@ -2,9 +2,9 @@
 //!
 //! nerdctl's logger asks containerd to tell it when the container has ended, and then stops to read; the last words of a
 //! burst would stay in the pipe (nerdctl#5006). So an exit is announced when the pipes are empty, or when the logger has
-//! gone or does not read on. Readers of fifos wait for the end of file; but one of containerd's library that still opens its
-//! fifo when it hears of the exit gives up, and ctr ends with what it has read by then: on a busy machine the last words
-//! were lost, with containerd's own shim too. So the announcement waits for them as well, though not for long.
+//! gone or does not read on. Readers of fifos wait for the end of file; but ctr ends with what it has read when it hears of
+//! the exit (on a busy machine the last words were lost, with containerd's own shim too), and one of containerd's library that
+//! still opens its fifo then gives up. So the announcement waits for them as well, though not for long.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,6 +12,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use rustix::io::ioctl_fionread;
+use rustix::pipe::fcntl_setpipe_size;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -28,14 +29,25 @@ const CLIENT_STALL: Duration = Duration::from_millis(250);
 /// In all: who does not keep up then reads the rest after the announcement.
 const CLIENT_LIMIT: Duration = Duration::from_secs(1);
 
+/// The least that a pipe can hold.
+const PAGE: usize = 4 << 10;
+
 /// Our write ends of a logger's pipes, and the ways to a client's fifos, while the process lives and a moment longer.
 #[derive(Default)]
 pub struct Drain {
     pub(super) pipes: Vec<OwnedFd>,
     /// Ends with the task that copies a console into the logger's pipe.
     pub(super) copied: Option<oneshot::Receiver<()>>,
-    /// From the process, and into the fifo; gone when the copying is.
-    pub(super) fifos: Vec<(Weak<Fd>, Weak<Fd>)>,
+    pub(super) fifos: Vec<ToClient>,
+}
+
+/// An output on its way to a client.
+pub(super) struct ToClient {
+    /// From the process, and into the fifo; gone when they are closed.
+    pub(super) from: Weak<Fd>,
+    pub(super) to: Weak<Fd>,
+    /// Ends when the process has closed its end and the client has read all, or has been waited for.
+    pub(super) read: oneshot::Receiver<()>,
 }
 
 impl Drain {
@@ -45,17 +57,44 @@ impl Drain {
             let _ = timeout(STALL, copied).await;
         }
         until_none(|| self.pipes.iter().map(unread).sum(), STALL, LIMIT).await;
-        let of_client = |(from, to): &(Weak<Fd>, Weak<Fd>)| {
+        let (ways, ends): (Vec<_>, Vec<_>) = self.fifos.into_iter().map(|f| ((f.from, f.to), f.read)).unzip();
+        // As long as something is copied, our own reader counts as a client.
+        let left = |(from, to): &(Weak<Fd>, Weak<Fd>)| {
             let Some(to) = to.upgrade().filter(|to| has_reader(to)) else { return 0 };
             unread(&to) + from.upgrade().map_or(0, |from| ioctl_fionread(from).unwrap_or_default())
         };
-        until_none(|| self.fifos.iter().map(of_client).sum(), CLIENT_STALL, CLIENT_LIMIT).await;
+        let all_read = async {
+            for end in ends {
+                let _sender_is_gone = end.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = all_read => {}
+            // Others than the process may have its end as well, and do not close it.
+            () = until_none(|| ways.iter().map(left).sum(), CLIENT_STALL, CLIENT_LIMIT) => {}
+        }
     }
 }
 
-/// Waits until a client has read what is in its fifo.
-pub(super) async fn read_by_client(fifo: impl AsFd) {
-    until_none(|| unread(&fifo), CLIENT_STALL, CLIENT_LIMIT).await;
+/// Waits until a client has read what is in its fifo, into which nothing more comes from us.
+pub(super) async fn read_by_client(fifo: &Fd) {
+    // A pipe is announced as writable when it was full and is read from (pipe(7)). One page is full with the few lines that
+    // mostly are there, and so nobody waits for a timer; with more than a page it stays as it is (EBUSY).
+    let _as_it_is = fcntl_setpipe_size(fifo.get_ref(), PAGE);
+    let emptied = async {
+        while let Ok(mut ready) = fifo.writable().await {
+            if unread(fifo) == 0 {
+                return;
+            }
+            ready.clear_ready();
+        }
+    };
+    tokio::select! {
+        biased;
+        () = emptied => {}
+        () = until_none(|| unread(fifo), CLIENT_STALL, CLIENT_LIMIT) => {}
+    }
 }
 
 /// Bytes that somebody may still read.

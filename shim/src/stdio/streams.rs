@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::drain;
+use super::drain::{self, ToClient};
 use super::fifo::{Fifo, Target};
 use super::relay::{self, Source};
 use super::{Drain, Output, Stdin, Wiring};
@@ -56,12 +56,7 @@ impl Wiring {
         streams.drain.pipes = self.logged;
         let hangup = Arc::new(Notify::new());
         for output in self.outputs {
-            // A logger with a console has one output, whose end the announcement of the exit waits for.
-            let (at_work, copied) = oneshot::channel();
-            if matches!(output.to, Target::Pipe(_)) {
-                streams.drain.copied = Some(copied);
-            }
-            let running = run_output(output, console.clone(), Arc::clone(&hangup), at_work, &mut streams.drain)?;
+            let running = run_output(output, console.clone(), Arc::clone(&hangup), &mut streams.drain)?;
             streams.outputs.push(running);
         }
         if let Some(Stdin { from, keeper, to }) = self.stdin {
@@ -94,7 +89,6 @@ fn run_output(
     output: Output,
     console: Option<Arc<Fd>>,
     hangup: Arc<Notify>,
-    at_work: oneshot::Sender<()>,
     drain: &mut Drain,
 ) -> io::Result<JoinHandle<()>> {
     let (from, source) = match (output.from, console) {
@@ -107,15 +101,16 @@ fn run_output(
     Ok(match output.to {
         Target::Fifo(fifo) => {
             let to = Arc::new(into(fifo.writer())?);
-            drain.fifos.push((Arc::downgrade(&from), Arc::downgrade(&to)));
+            let (reading, read) = oneshot::channel::<()>();
+            drain.fifos.push(ToClient { from: Arc::downgrade(&from), to: Arc::downgrade(&to), read });
             tokio::spawn(async move {
                 let _ = relay::copy(&from, &to, source, &hangup).await;
                 drop(from);
                 // The last output that used it ends the client's stream; not this task's end, which Delete waits for.
                 if let Some(fifo) = Arc::into_inner(fifo) {
                     let writer = fifo.into_writer();
-                    drain::read_by_client(to.get_ref()).await;
-                    drop(to);
+                    drain::read_by_client(&to).await;
+                    drop((to, reading));
                     tokio::spawn(Fifo::close(writer));
                 }
             })
@@ -126,6 +121,9 @@ fn run_output(
         Target::Pipe(pipe) => {
             let to = into(&pipe)?;
             drop(pipe);
+            // A logger with a console has one output, whose end the announcement of the exit waits for.
+            let (at_work, copied) = oneshot::channel::<()>();
+            drain.copied = Some(copied);
             tokio::spawn(async move {
                 let _ = relay::copy(&from, &to, source, &hangup).await;
                 drop(at_work);
