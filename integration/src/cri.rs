@@ -5,7 +5,7 @@
 mod node;
 mod pod;
 
-pub use node::{PAUSE, format, handler, handlers, import, prepare, replaced_by, set_up};
+pub use node::{PAUSE, format, handler, handlers, import, import_one, prepare, replaced_by, set_up};
 pub use pod::{Executed, Pod, executed, logged};
 
 use crate::containerd::{LIMIT, SOCKET};

@@ -127,7 +127,7 @@ fn runtime_config_file(bed: &Bed) -> Outcome {
     Ok(())
 }
 
-/// The description of the session keyring inside, by keyctl(2).
+/// The description of the session keyring inside, by keyctl(2) of x86-64.
 const KEYRING: &str =
     r#"my $b = "\0" x 200; my $n = syscall(250, 6, -3, $b, 200); print $n < 0 ? "$!" : unpack("Z*", $b), "\n""#;
 

@@ -58,12 +58,14 @@ pub fn replaced_by(containerd: &Containerd, version: Version) -> Outcome {
 
 /// Puts the images into Kubernetes' namespace.
 pub fn import(containerd: &Containerd) -> Outcome {
-    for archive in ["cri/pause.tar", "image/busybox.tar", "debian-image/debian.tar"] {
-        let archive = crate::containerd::testbed().join(archive).display().to_string();
-        let words = ["--namespace", "k8s.io", "images", "import", "--snapshotter", "overlayfs", &archive];
-        containerd.ctr(&words)?.ok()?;
-    }
-    Ok(())
+    ["cri/pause.tar", "image/busybox.tar"].iter().try_for_each(|archive| import_one(containerd, archive))
+}
+
+/// Puts another archive of the test bed there.
+pub fn import_one(containerd: &Containerd, archive: &str) -> Outcome {
+    let archive = crate::containerd::testbed().join(archive).display().to_string();
+    let words = ["--namespace", "k8s.io", "images", "import", "--snapshotter", "overlayfs", &archive];
+    containerd.ctr(&words)?.ok().map(drop)
 }
 
 /// The tables of config.toml for a version.

@@ -1,16 +1,27 @@
 //! Debian's image: what busybox does not ask of a runtime.
 
 use integration::containerd::LIMIT;
-use integration::cri::with;
+use integration::cri::{Cri, import_one, with};
 use integration::debian::{self, FULL_NAME, SCRIPT};
 use integration::pty::Pty;
-use integration::{Bed, Case, Outcome, cases, ensure};
+use integration::{Bed, Case, Outcome, cases, ensure, eventually};
 use serde_json::json;
 
 pub const CASES: &[Case] = cases![debian_programs, debian_job_control];
 
+/// Imports it, and waits until CRI has heard of it.
+fn load(bed: &Bed, cri: &Cri) -> Outcome {
+    import_one(&bed.containerd, "debian-image/debian.tar")?;
+    eventually(LIMIT, || {
+        let known = cri.call("ImageStatus", json!({ "image": { "image": FULL_NAME } }))?;
+        ensure!(known["image"].is_object(), "CRI does not know the image: {known}");
+        Ok(())
+    })
+}
+
 fn debian_programs(bed: &Bed) -> Outcome {
     with(bed, |cri| {
+        load(bed, cri)?;
         let pod = cri.pod(json!({}))?;
         let image = json!({ "image": FULL_NAME });
         let patch = json!({ "image": image, "command": ["bash", "-c", SCRIPT] });
@@ -27,6 +38,7 @@ fn debian_programs(bed: &Bed) -> Outcome {
 
 fn debian_job_control(bed: &Bed) -> Outcome {
     with(bed, |cri| {
+        load(bed, cri)?;
         let pod = cri.pod(json!({}))?;
         let id = pod.run("one", "sleep 100000", json!({ "image": { "image": FULL_NAME } }))?;
         let command = cri.crictl_command(Some(LIMIT), &["exec", "--interactive", "--tty", &id, "bash"]);

@@ -4,7 +4,7 @@ use integration::containerd::LIMIT;
 use integration::debian::{self, IMAGE, SCRIPT};
 use integration::{Docker, Outcome, ensure};
 
-fn load(docker: &Docker) -> Outcome {
+pub fn load(docker: &Docker) -> Outcome {
     docker.load_image(debian::archive().as_ref(), IMAGE)
 }
 

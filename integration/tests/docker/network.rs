@@ -32,7 +32,7 @@ pub fn published_ports(docker: &Docker) -> Outcome {
 
 /// Without an address a port is open on all of them.
 pub fn published_udp(docker: &Docker) -> Outcome {
-    docker.load_image(debian::archive().as_ref(), debian::IMAGE)?;
+    crate::debian::load(docker)?;
     let id = docker.id();
     let flags = ["--detach", "--name", &id, "--network", "bridge", "--publish", "53/udp"];
     docker.docker(&docker.words_of(debian::IMAGE, "run", &flags, &["perl", "-e", debian::UDP_SERVER]))?.ok()?;

@@ -5,7 +5,7 @@ use integration::nerdctl::{self, Nerdctl};
 use integration::{Bed, Outcome, ensure};
 
 /// From a file, as `nerdctl save` and others write them.
-fn load(n: &Nerdctl) -> Outcome {
+pub fn load(n: &Nerdctl) -> Outcome {
     n.call(&["load", "--input", &debian::archive()])?.ok()?;
     Ok(())
 }

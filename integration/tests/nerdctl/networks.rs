@@ -38,7 +38,7 @@ pub fn published_ports(bed: &Bed) -> Outcome {
 
 pub fn published_udp(bed: &Bed) -> Outcome {
     nerdctl::with(bed, |n| {
-        n.call(&["load", "--input", &debian::archive()])?.ok()?;
+        crate::debian::load(n)?;
         let name = n.name("udp");
         let flags = ["-d", "--name", &name, "--network", "bridge", "-p", "18053:53/udp"];
         n.ok(&n.run_words_of(debian::IMAGE, &flags, &["perl", "-e", debian::UDP_SERVER]))?;
