@@ -1,4 +1,5 @@
-//! Puts the commit into the binaries, for `--version`: `MINI_COMMIT` if a packager sets it, else what git says.
+//! Puts the commit into the binaries, for `--version`: `MINI_COMMIT` if a packager sets it, else what git says. And tells the
+//! linker where `mini` begins (`sys/early.rs`).
 #![forbid(unsafe_code)]
 
 use std::process::Command;
@@ -9,6 +10,7 @@ fn git(args: &[&str]) -> Option<String> {
 }
 
 fn main() {
+    println!("cargo:rustc-link-arg-bin=mini=-Wl,--entry=begin_early");
     println!("cargo:rerun-if-env-changed=MINI_COMMIT");
     let given = std::env::var("MINI_COMMIT").ok().filter(|c| !c.is_empty());
     let commit = given.unwrap_or_else(|| {

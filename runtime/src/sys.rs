@@ -1,6 +1,7 @@
 //! Raw system calls that our libraries lack: prototype, man section, SAFETY; nothing else.
 
 mod bpf;
+mod early;
 mod entry;
 mod mount;
 mod process;
@@ -9,6 +10,7 @@ mod seccomp;
 use rustix::io::Errno;
 
 pub use bpf::*;
+pub use early::early;
 pub use entry::begin;
 pub use mount::*;
 pub use process::*;

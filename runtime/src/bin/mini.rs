@@ -5,6 +5,7 @@
 #[path = "../cli/mod.rs"]
 mod cli;
 
+runtime::early!();
 runtime::entry!(run);
 
 fn run() -> u8 {

@@ -1,0 +1,129 @@
+//! What a program does before its C library begins.
+//!
+//! A command that makes containers executes itself again (`exe.rs`). The start of a static C library is the larger part of
+//! that first, short life: it asks the processor some sixty times what it can do, and in a virtual machine every cpuid is
+//! an exit to the hypervisor (5 µs each, 0.3 ms in all, where it was measured). So the program's entry point is ours.
+//!
+//! Here nothing is there yet: no thread-local storage, no relocated memcpy. Only system calls and single bytes may be used, and bytes are
+//! read volatile, lest the compiler makes calls of strlen and memcmp of the loops. Whatever fails is left to `exe::seal`, which tries
+//! again, knows the other ways, and can say what is wrong.
+
+use std::mem::MaybeUninit;
+
+use super::raw;
+
+/// Makes `early` the first thing that the program does. The linker has to be told: `--entry=begin_early` (build.rs).
+#[macro_export]
+macro_rules! early {
+    () => {
+        // At the entry point the stack pointer is at argc, argv, envp and the auxiliary vector, and one register is the C
+        // library's (System V ABI, process initialisation): both go on to its `_start` unchanged.
+        #[cfg(target_arch = "x86_64")]
+        ::core::arch::global_asm!(
+            ".globl begin_early",
+            "begin_early:",
+            "xor ebp, ebp",
+            "mov rbx, rsp",
+            "mov r12, rdx",
+            "mov rdi, rsp",
+            "and rsp, -16",
+            "call {early}",
+            "mov rsp, rbx",
+            "mov rdx, r12",
+            "jmp _start",
+            early = sym $crate::sys::early,
+        );
+        #[cfg(target_arch = "aarch64")]
+        ::core::arch::global_asm!(
+            ".globl begin_early",
+            "begin_early:",
+            "mov x19, x0",
+            "mov x0, sp",
+            "bl {early}",
+            "mov x0, x19",
+            "b _start",
+            early = sym $crate::sys::early,
+        );
+    };
+}
+
+const EXE: *const u8 = c"/proc/self/exe".as_ptr().cast();
+const EMPTY: *const u8 = c"".as_ptr().cast();
+
+/// Executes us again from a detached read-only mount of our file, as `exe::seal` does, if a word of the command line is a command
+/// that makes processes. Returns if there is nothing to do, or if anything fails.
+///
+/// # Safety
+/// `stack` is what the kernel has put on the stack of a new program: argc, argv, NULL, envp, NULL.
+pub unsafe extern "C" fn early(stack: *const usize) {
+    // SAFETY: by the caller's promise; argv has argc pointers and a NULL, and envp begins after that.
+    let (argc, argv) = unsafe { (stack.read_volatile(), stack.wrapping_add(1)) };
+    let envp = argv.wrapping_add(argc.wrapping_add(1));
+    let mut at = 1;
+    while at < argc {
+        // SAFETY: below argc, so a pointer to a NUL-terminated string of the kernel's.
+        let makes_processes = unsafe {
+            let word = argv.wrapping_add(at).read_volatile() as *const u8;
+            is(word, c"create".as_ptr().cast()) || is(word, c"run".as_ptr().cast()) || is(word, c"exec".as_ptr().cast())
+        };
+        if makes_processes {
+            // SAFETY: as above.
+            unsafe { seal(argv, envp) };
+            return;
+        }
+        at = at.wrapping_add(1);
+    }
+}
+
+/// # Safety
+/// Both are NUL-terminated.
+unsafe fn is(mut word: *const u8, mut other: *const u8) -> bool {
+    loop {
+        // SAFETY: neither has been read beyond its NUL: we stop there.
+        let (a, b) = unsafe { (word.read_volatile(), other.read_volatile()) };
+        if a != b || a == 0 {
+            return a == b;
+        }
+        (word, other) = (word.wrapping_add(1), other.wrapping_add(1));
+    }
+}
+
+/// # Safety
+/// `argv` and `envp` are what execve(2) takes.
+unsafe fn seal(argv: *const usize, envp: *const usize) {
+    /// `TMPFS_MAGIC`: maybe a sealed copy, which `exe::seal` looks at.
+    const TMPFS: u64 = 0x0102_1994;
+    /// `f_flags` of struct statfs, whose fields are words on 64-bit machines; the first is `f_type`.
+    const FLAGS: usize = 10;
+    const CLONE_CLOEXEC: usize = 1 | libc::O_CLOEXEC as usize;
+    const CWD: usize = libc::AT_FDCWD as usize;
+    const AT_EMPTY_PATH: usize = libc::AT_EMPTY_PATH as usize;
+    let (exe, empty) = (EXE as usize, EMPTY as usize);
+    let mut stat = MaybeUninit::<[u64; 15]>::uninit();
+    let mut attributes = MaybeUninit::<[u64; 4]>::uninit();
+    let attribute = attributes.as_mut_ptr().cast::<u64>();
+    // SAFETY: statfs(2) fills its 15 words, which are looked at only if it has; mount_setattr(2) reads four words, which are
+    // written before; the strings are constants, and argv and envp are the caller's.
+    unsafe {
+        if raw(libc::SYS_statfs, [exe, stat.as_mut_ptr() as usize, 0, 0, 0, 0]) != 0 {
+            return;
+        }
+        let word = stat.as_ptr().cast::<u64>();
+        if word.wrapping_add(FLAGS).read_volatile() & libc::ST_RDONLY != 0 || word.read_volatile() == TMPFS {
+            return;
+        }
+        let tree = raw(libc::SYS_open_tree, [CWD, exe, CLONE_CLOEXEC, 0, 0, 0]);
+        if tree < 0 {
+            return;
+        }
+        let tree = tree as usize;
+        attribute.write_volatile(crate::plan::options::attr::RDONLY);
+        attribute.wrapping_add(1).write_volatile(0);
+        attribute.wrapping_add(2).write_volatile(0);
+        attribute.wrapping_add(3).write_volatile(0);
+        if raw(libc::SYS_mount_setattr, [tree, empty, AT_EMPTY_PATH, attribute as usize, 32, 0]) == 0 {
+            raw(libc::SYS_execveat, [tree, empty, argv as usize, envp as usize, AT_EMPTY_PATH, 0]);
+        }
+        raw(libc::SYS_close, [tree, 0, 0, 0, 0, 0]);
+    }
+}
