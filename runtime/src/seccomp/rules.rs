@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::tables::Cursor;
 use super::words::{Action, Cond, Op, Rule};
 use super::{AT, Arch};
 use crate::error::{Error, Result};
@@ -63,7 +64,12 @@ const MULTIPLEXED: [(&str, u32, u64); 32] = [
 
 /// The multiplexer that carries a call of this name on i386, and the call's number there (its argument 0).
 pub(super) fn multiplexed(name: &str) -> Option<(u32, u64)> {
-    let at = MULTIPLEXED.binary_search_by(|row| row.0.cmp(name)).ok()?;
+    carried(name, &mut Cursor::default())
+}
+
+/// The same for one of many names.
+fn carried(name: &str, cursor: &mut Cursor) -> Option<(u32, u64)> {
+    let at = cursor.find(&MULTIPLEXED, |row| row.0, name)?;
     Some((MULTIPLEXED[at].1, MULTIPLEXED[at].2))
 }
 
@@ -74,9 +80,10 @@ pub(super) fn multiplexed(name: &str) -> Option<(u32, u64)> {
 pub(super) fn decide(rules: &[Rule], arch: Arch) -> Result<BTreeMap<u32, Decision>> {
     let mut calls = BTreeMap::new();
     for rule in rules.iter().filter(|rule| !rule.redundant) {
+        let mut cursor = Cursor::default();
         for (name, call) in &rule.names {
             let number = call.number(arch);
-            let carrier = if arch == Arch::X86 { multiplexed(name) } else { None };
+            let carrier = if arch == Arch::X86 { carried(name, &mut cursor) } else { None };
             for set in &rule.sets {
                 if let Some((number, call)) = carrier {
                     let mut carried = vec![Cond { arg: 0, op: Op::Eq, mask: u64::MAX, operand: call }];

@@ -30,15 +30,37 @@ pub(super) struct Call {
     private: Option<u32>,
 }
 
+/// A search in a sorted table for one name after the other. Profiles list their names sorted, so the next one is mostly a row
+/// or two further on; the one that is not costs a binary search.
+#[derive(Default)]
+pub(super) struct Cursor(usize);
+
+impl Cursor {
+    /// The row of this name.
+    pub(super) fn find<T>(&mut self, table: &[T], key: impl Fn(&T) -> &str, name: &str) -> Option<usize> {
+        const NEAR: usize = 6;
+        let before = |row: &T| key(row) < name;
+        let rest = match self.0 {
+            at if at > 0 && !before(&table[at - 1]) => 0,
+            at => at,
+        };
+        let step = table[rest..].iter().take(NEAR).take_while(|row| before(row)).count();
+        self.0 = rest + if step < NEAR { step } else { table[rest..].partition_point(before) };
+        table.get(self.0).is_some_and(|row| key(row) == name).then_some(self.0)
+    }
+}
+
 impl Call {
     /// The call of this name; one without any number if no architecture of the table has it.
     pub(super) fn named(name: &str) -> Self {
-        let numbers = match names::NAMES.binary_search_by(|row| row.0.cmp(name)) {
-            Ok(at) => names::NAMES[at].1,
-            Err(_) => [NONE; 5],
-        };
+        Self::found(name, &mut Cursor::default())
+    }
+
+    /// The same for one of many names.
+    pub(super) fn found(name: &str, cursor: &mut Cursor) -> Self {
+        let row = cursor.find(names::NAMES, |row| row.0, name);
         let private = ARM_PRIVATE.iter().find(|p| p.0 == name).map(|p| p.1);
-        Self { numbers, private }
+        Self { numbers: row.map_or([NONE; 5], |at| names::NAMES[at].1), private }
     }
 
     /// The number in `seccomp_data.nr`, bit 30 of x32 included; `None` if the architecture lacks the call.
@@ -66,6 +88,24 @@ mod tests {
     #[test]
     fn names_are_sorted_and_unique() {
         assert!(names::NAMES.windows(2).all(|w| w[0].0 < w[1].0));
+    }
+
+    #[test]
+    fn a_cursor_finds_what_a_search_finds() {
+        let table: Vec<&str> = names::NAMES.iter().map(|row| row.0).collect();
+        let absent = ["", "a", "accept5", "reae", "zzz"];
+        let all: Vec<&str> = table.iter().copied().chain(absent).collect();
+        let mut sorted = all.clone();
+        sorted.sort_unstable();
+        // Hither and thither.
+        let scattered = (0..all.len()).map(|i| all[i * 101 % all.len()]);
+        for order in [sorted.clone(), sorted.into_iter().rev().collect(), scattered.collect()] {
+            let mut cursor = Cursor::default();
+            for name in order {
+                let found = cursor.find(&table, |row| row, name);
+                assert_eq!(found, table.binary_search(&name).ok(), "{name}");
+            }
+        }
     }
 
     #[test]

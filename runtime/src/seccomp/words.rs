@@ -1,7 +1,7 @@
 //! The words of a profile: actions, operators, architectures and flags, each checked and refused by its JSON pointer.
 #![forbid(unsafe_code)]
 
-use super::tables::Call;
+use super::tables::{Call, Cursor};
 use super::{AT, Arch, Available, flag};
 use crate::error::{Error, Result};
 use crate::spec;
@@ -195,7 +195,7 @@ pub(super) fn rules<'a>(profile: &'a spec::Seccomp, default: Action, available: 
         let (word_at, errno_at) = (format!("{at}/action"), format!("{at}/errnoRet"));
         let action = Action::read(&entry.action, entry.errno_ret, available, &word_at, &errno_at)?;
         let sets = condition_sets(entry, &at)?;
-        let mut names = Vec::with_capacity(entry.names.len());
+        let (mut names, mut cursor) = (Vec::with_capacity(entry.names.len()), Cursor::default());
         for (j, name) in entry.names.iter().enumerate() {
             if name.is_empty() {
                 return Err(Error::invalid(format!("{at}/names/{j}"), "empty string is not a valid syscall"));
@@ -204,7 +204,7 @@ pub(super) fn rules<'a>(profile: &'a spec::Seccomp, default: Action, available: 
                 let reason = "SCMP_ACT_NOTIFY cannot be used for the write syscall";
                 return Err(Error::invalid(format!("{at}/names/{j}"), reason));
             }
-            names.push((name.as_str(), Call::named(name)));
+            names.push((name.as_str(), Call::found(name, &mut cursor)));
         }
         rules.push(Rule { index: i, names, action, sets, redundant: action == default });
     }
