@@ -30,27 +30,48 @@ pub fn whole<P: Arg + Copy>(path: P) -> rustix::io::Result<String> {
     read(path, 1)
 }
 
+/// As much of such a file as is wanted: `enough` is asked about the lines that have been read, for the first time when there
+/// are more than a page of them. The answer says whether it is all.
+///
+/// # Errors
+/// Those of open(2) and read(2).
+pub fn enough<P: Arg + Copy>(path: P, mut enough: impl FnMut(&str) -> bool) -> rustix::io::Result<(String, bool)> {
+    let mut pages = 0;
+    let mut all = true;
+    let text = pour(&open(path)?, 1, |text| {
+        pages += 1;
+        let lines = text.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &text[..=end]);
+        all = pages == 1 || !enough(&String::from_utf8_lossy(lines));
+        !all
+    })?;
+    Ok((text, all))
+}
+
 /// [`small`] of a file that is open, from its start; it can be read again.
 ///
 /// # Errors
 /// Those of pread(2).
 pub fn again(fd: &OwnedFd) -> rustix::io::Result<String> {
-    pour(fd, SURELY_ALL)
+    pour(fd, SURELY_ALL, |_| false)
 }
 
 fn read<P: Arg + Copy>(path: P, surely_all: usize) -> rustix::io::Result<String> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    pour(&retry_on_intr(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?, surely_all)
+    pour(&open(path)?, surely_all, |_| false)
 }
 
-fn pour(fd: &OwnedFd, surely_all: usize) -> rustix::io::Result<String> {
+fn open<P: Arg + Copy>(path: P) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    retry_on_intr(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))
+}
+
+fn pour(fd: &OwnedFd, surely_all: usize, mut enough: impl FnMut(&[u8]) -> bool) -> rustix::io::Result<String> {
     let mut page = [0; 4096];
     let mut text = Vec::new();
     loop {
         match rustix::io::pread(fd, &mut page, text.len() as u64) {
             Ok(n) => {
                 text.extend_from_slice(&page[..n]);
-                if n < surely_all {
+                if n < surely_all || enough(&text) {
                     return Ok(String::from_utf8(text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into()));
                 }
             }
@@ -72,6 +93,18 @@ mod tests {
         let long = small("/proc/self/smaps").unwrap();
         let last = long.lines().last().unwrap_or_default();
         assert!(long.len() > 4096 && last.starts_with("VmFlags:"), "{} bytes, {last}", long.len());
+    }
+
+    #[test]
+    fn no_more_is_read_than_is_wanted() {
+        const LONG: &str = "/proc/self/smaps";
+        let (text, all) = enough(LONG, |lines| lines.ends_with('\n') && lines.len() > 4096).unwrap();
+        assert!(!all && text.len() > 4096 && text.len() <= 8192, "{} bytes", text.len());
+        let (text, all) = enough(LONG, |_| false).unwrap();
+        assert!(all && text.lines().last().is_some_and(|last| last.starts_with("VmFlags:")));
+        // What fits into a page is not asked about.
+        let (text, all) = enough("/proc/self/cgroup", |_| panic!("asked")).unwrap();
+        assert_eq!((text, all), (std::fs::read_to_string("/proc/self/cgroup").unwrap(), true));
     }
 
     #[test]

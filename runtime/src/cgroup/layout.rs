@@ -72,49 +72,50 @@ impl Layout {
     }
 
     /// The same with another process's groups in the place of our own.
+    ///
+    /// A node with hundreds of containers has a long table of mounts, most of it the layers of overlays, and the kernel takes microseconds for
+    /// each line. Control groups are mounted at boot and stand in its first pages, so no more is read if nothing is missed.
     fn seen_by(groups: &str) -> Result<Layout> {
-        let table = "/proc/self/mountinfo";
-        let mountinfo = kernfs::whole(table).map_err(|e| Error::sys("read", table, e))?;
+        const TABLE: &str = "/proc/self/mountinfo";
+        let failed = |e| Error::sys("read", TABLE, e);
         let own = file::text(Path::new(groups))?;
-        Ok(Layout::parse(&mountinfo, &own, &|mount, v2| {
+        let is = |mount: &Path, v2: bool| {
             let magic = if v2 { MAGIC_V2 } else { MAGIC_V1 };
             statfs(mount).is_ok_and(|s| s.f_type == magic)
-        }))
+        };
+        let (table, all) = kernfs::enough(TABLE, |table| names_the_best(table, &own)).map_err(failed)?;
+        match Layout::parse(&table, all, &own, &is) {
+            (layout, true) => Ok(layout),
+            (layout, false) if all => Ok(layout),
+            // What the first pages name is covered by another mount.
+            _ => Ok(Layout::parse(&kernfs::whole(TABLE).map_err(failed)?, true, &own, &is).0),
+        }
     }
 
-    /// The same from texts. `is` says whether the topmost mount at a path really is control groups of that version; asked
-    /// only where another mount may cover the one that the table names. The controllers of the unified tree are left empty.
-    pub fn parse(mountinfo: &str, own: &str, is: &dyn Fn(&Path, bool) -> bool) -> Layout {
+    /// The same from texts; and whether each hierarchy has been found. `is` says whether the topmost mount at a path really is control
+    /// groups of that version; asked only where another mount may cover the one that the table names, which may be anywhere if the table is
+    /// not all of it. The controllers of the unified tree are left empty.
+    fn parse(mountinfo: &str, all: bool, own: &str, is: &dyn Fn(&Path, bool) -> bool) -> (Layout, bool) {
         let stack = Stack::parse(mountinfo);
-        let seen = |m: &Mount| !stack.may_cover(m) || is(Path::new(&m.point), m.v2);
+        let seen = |m: &Mount| all && !stack.may_cover(m) || is(Path::new(&m.point), m.v2);
         let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).filter(seen).collect();
-        let mut layout = Layout::default();
-        let mut groups: Vec<(u32, &str, &str)> = own
-            .lines()
-            .filter_map(|line| {
-                let mut parts = line.splitn(3, ':');
-                Some((parts.next()?.parse().ok()?, parts.next()?, parts.next()?))
-            })
-            .collect();
-        groups.sort_unstable();
-        for (_, subsystems, path) in groups {
-            let v2 = subsystems.is_empty();
-            let words: Vec<&str> = subsystems.split(',').filter(|w| !w.is_empty()).collect();
-            let found = mounts
-                .iter()
-                .filter(|m| m.v2 == v2 && words.iter().all(|w| m.options.contains(w)))
-                .min_by_key(|m| m.rank(path));
-            let Some(mount) = found else { continue };
-            let (point, own) = (PathBuf::from(&mount.point), mount.cut(path));
-            if v2 {
+        let (mut layout, mut missed) = (Layout::default(), false);
+        for group in OwnGroup::all(own) {
+            let Some(mount) = group.mount(&mounts) else {
+                missed = true;
+                continue;
+            };
+            let (point, own) = (PathBuf::from(&mount.point), mount.cut(group.path));
+            if group.v2() {
                 layout.unified = Some(Unified { mount: point, own, controllers: Vec::new() });
             } else {
+                let words = &group.words;
                 let name = words.iter().find_map(|w| w.strip_prefix("name=")).map(str::to_owned);
                 let controllers = words.iter().filter(|w| !w.starts_with("name=")).map(|w| (*w).to_owned()).collect();
                 layout.v1.push(Hierarchy { controllers, name, mount: point, own });
             }
         }
-        layout
+        (layout, !missed)
     }
 
     /// Version 2 only: no controller is bound to a version 1 hierarchy. (A named hierarchy may still be mounted.)
@@ -197,6 +198,42 @@ pub(super) fn clean(path: &str) -> String {
         }
     }
     parts.join("/")
+}
+
+/// A line of `/proc/PID/cgroup`: `id:controllers:path`, without controllers on version 2.
+struct OwnGroup<'a> {
+    words: Vec<&'a str>,
+    path: &'a str,
+}
+
+impl<'a> OwnGroup<'a> {
+    /// In the order of their ids.
+    fn all(text: &'a str) -> impl Iterator<Item = OwnGroup<'a>> {
+        let line = |line: &'a str| -> Option<(u32, &str, &str)> {
+            let mut parts = line.splitn(3, ':');
+            Some((parts.next()?.parse().ok()?, parts.next()?, parts.next()?))
+        };
+        let mut lines: Vec<_> = text.lines().filter_map(line).collect();
+        lines.sort_unstable();
+        let words = |subsystems: &'a str| subsystems.split(',').filter(|w| !w.is_empty()).collect();
+        lines.into_iter().map(move |(_, subsystems, path)| OwnGroup { words: words(subsystems), path })
+    }
+
+    fn v2(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// The best of the mounts of its hierarchy.
+    fn mount<'m, 't>(&self, mounts: &'m [Mount<'t>]) -> Option<&'m Mount<'t>> {
+        let is_its = |m: &&Mount| m.v2 == self.v2() && self.words.iter().all(|w| m.options.contains(w));
+        mounts.iter().filter(is_its).min_by_key(|m| m.rank(self.path))
+    }
+}
+
+/// Whether these lines of mountinfo name, for each of our groups, a mount than which none can be better.
+fn names_the_best(table: &str, own: &str) -> bool {
+    let mounts: Vec<Mount> = table.lines().filter_map(Mount::parse).collect();
+    OwnGroup::all(own).all(|g| g.mount(&mounts).is_some_and(|m| m.rank(g.path) == (false, false, false)))
 }
 
 /// Every mount of mountinfo: its id, that of the mount it stands on, and its point as it is written there.
@@ -312,10 +349,11 @@ mod tests {
 
     fn hybrid() -> Layout {
         // The devices mount is covered by something else: statfs says no. Nobody else needs to be asked.
-        Layout::parse(HYBRID, OWN, &|mount, _| {
+        Layout::parse(HYBRID, true, OWN, &|mount, _| {
             assert_eq!(mount, Path::new("/sys/fs/cgroup/devices"));
             false
         })
+        .0
     }
 
     #[test]
@@ -334,8 +372,25 @@ mod tests {
         assert_eq!(layout.v1[2].name.as_deref(), Some("systemd"));
         assert_eq!(layout.unified.as_ref().unwrap().own, "/u/v");
         assert!(!layout.is_unified());
-        let elsewhere = Layout::parse(HYBRID, "4:memory:/x", &|_, _| true);
+        let elsewhere = Layout::parse(HYBRID, true, "4:memory:/x", &|_, _| true).0;
         assert_eq!(elsewhere.v1[0].mount, Path::new("/mnt/with space"), "a mount that shows our group is better");
+    }
+
+    #[test]
+    fn a_part_of_the_table_may_do() {
+        let own = "5:devices:/\n2:cpu,cpuacct:/\n0::/u/v\n";
+        assert!(names_the_best(HYBRID, own));
+        assert!(!names_the_best(HYBRID, &format!("{own}7:freezer:/\n")), "one that is not mounted");
+        assert!(!names_the_best(HYBRID, "4:memory:/docker/c2"), "only its mount elsewhere shows it");
+        // Any mount may be covered by what the rest of the table has.
+        let asked = std::cell::Cell::new(0);
+        let answer = |mount: &Path, _| {
+            asked.set(asked.get() + 1);
+            !mount.ends_with("devices")
+        };
+        let (layout, found_all) = Layout::parse(HYBRID, false, own, &answer);
+        assert_eq!((layout.v1.len(), layout.unified.is_some(), found_all, asked.get()), (1, true, false, 6));
+        assert!(Layout::parse(HYBRID, false, own, &|_, _| true).1);
     }
 
     /// What is asked about, and what is left when the answer is no.
@@ -347,10 +402,11 @@ mod tests {
 40 31 0:4 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
 ";
         let asked = std::cell::RefCell::new(Vec::new());
-        let layout = Layout::parse(&format!("{table}{cover}"), "8:pids:/", &|mount, _| {
+        let layout = Layout::parse(&format!("{table}{cover}"), true, "8:pids:/", &|mount, _| {
             asked.borrow_mut().push(mount.to_owned());
             false
-        });
+        })
+        .0;
         (asked.into_inner(), layout.v1.is_empty())
     }
 
@@ -373,7 +429,8 @@ mod tests {
 
     #[test]
     fn unified_host() {
-        let layout = Layout::parse("1 0 0:5 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/a.slice/b", &|_, _| true);
+        let layout =
+            Layout::parse("1 0 0:5 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", true, "0::/a.slice/b", &|_, _| true).0;
         assert!(layout.is_unified());
         let place = |path| layout.place(path, "id").unwrap().unified.unwrap().group;
         assert_eq!((place("/x/../y"), place("x"), place("")), ("y".into(), "a.slice/x".into(), "a.slice/id".into()));

@@ -62,6 +62,36 @@ pub fn nobody_is_taken_for_dead(b: &Bench) {
     assert_eq!(b.status(&id), "running");
 }
 
+/// A node with hundreds of mounts, of which only the first pages are read; and one of them covers a hierarchy.
+pub fn many_mounts(b: &Bench) {
+    let dir = tempfile::tempdir().unwrap();
+    let id = b.id("x");
+    b.spec(&["cat", "/proc/self/cgroup"], |_| {});
+    // The container's own view of its groups, those that are its own.
+    let run = |cover: &str| -> Vec<String> {
+        let command = b.command(&["run", &id]);
+        let source = "a-source-with-a-name-as-long-as-that-of-a-layer";
+        let script = format!(
+            "for i in $(seq 300); do mount -t tmpfs -o size=4k {source}-$i {}; done; {cover}; exec \"$0\" \"$@\"",
+            dir.path().display()
+        );
+        let mut within = Command::new("unshare");
+        within.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+        within.arg(command.get_program()).args(command.get_args());
+        within.current_dir(b.bundle()).stdin(std::process::Stdio::null());
+        let said = finish(within);
+        assert_eq!(said.code, 0, "{}", said.err);
+        said.out.lines().filter(|line| line.contains(&id)).map(str::to_owned).collect()
+    };
+    let own: Vec<String> = b.fine(&["run", &id]).lines().filter(|l| l.contains(&id)).map(str::to_owned).collect();
+    assert!(!own.is_empty());
+    assert_eq!(run("true"), own);
+    if std::path::Path::new("/sys/fs/cgroup/pids/tasks").exists() {
+        let others: Vec<String> = own.into_iter().filter(|line| !line.contains(":pids:")).collect();
+        assert_eq!(run("mount -t tmpfs cover /sys/fs/cgroup/pids"), others);
+    }
+}
+
 pub fn list_tells_of_a_broken_record(b: &Bench) {
     let (broken, id) = (b.id("broken"), b.id("x"));
     b.sleeper(&id);
