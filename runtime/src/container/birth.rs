@@ -35,14 +35,15 @@ impl Unborn {
                     Ok::<_, Error>((pid, (pid, pidfd)))
                 })
             });
+        // Whatever fails from here on, it is killed and reaped.
+        let child = cloned.map(|(pid, pidfd)| Self { pid, pidfd, stillborn: true });
         if plan.prepare.iter().any(|s| matches!(s.op, crate::plan::Op::ChildrenPid { .. })) {
             own_pid_namespace()?;
         }
-        let (pid, pidfd) = cloned?;
-        let child = Self { pid, pidfd, stillborn: true };
-        image.pid = pid;
+        let child = child?;
+        image.pid = child.pid;
         if let Some(slot) = plan.given.process {
-            image.give(slot, process_dir(pid)?);
+            image.give(slot, process_dir(child.pid)?);
         }
         Ok(child)
     }
