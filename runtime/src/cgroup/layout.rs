@@ -73,8 +73,9 @@ impl Layout {
 
     /// The same with another process's groups in the place of our own.
     ///
-    /// A node with hundreds of containers has a long table of mounts, most of it the layers of overlays, and the kernel takes microseconds for
-    /// each line. Control groups are mounted at boot and stand in its first pages, so no more is read if nothing is missed.
+    /// A node with hundreds of containers has a long table of mounts, most of it the layers of overlays, and the kernel
+    /// takes microseconds for each line. Control groups are mounted at boot and stand in its first pages, so no more is
+    /// read if nothing is missed.
     fn seen_by(groups: &str) -> Result<Layout> {
         const TABLE: &str = "/proc/self/mountinfo";
         let failed = |e| Error::sys("read", TABLE, e);
@@ -83,7 +84,10 @@ impl Layout {
             let magic = if v2 { MAGIC_V2 } else { MAGIC_V1 };
             statfs(mount).is_ok_and(|s| s.f_type == magic)
         };
-        let (table, all) = kernfs::enough(TABLE, |table| names_the_best(table, &own)).map_err(failed)?;
+        // Where some hierarchy is not mounted at all, asking is in vain: not again and again.
+        let mut questions = 0..4;
+        let enough = |table: &str| questions.next().is_some() && names_the_best(table, &own);
+        let (table, all) = kernfs::enough(TABLE, enough).map_err(failed)?;
         match Layout::parse(&table, all, &own, &is) {
             (layout, true) => Ok(layout),
             (layout, false) if all => Ok(layout),
@@ -92,9 +96,9 @@ impl Layout {
         }
     }
 
-    /// The same from texts; and whether each hierarchy has been found. `is` says whether the topmost mount at a path really is control
-    /// groups of that version; asked only where another mount may cover the one that the table names, which may be anywhere if the table is
-    /// not all of it. The controllers of the unified tree are left empty.
+    /// The same from texts; and whether each hierarchy has been found. `is` says whether the topmost mount at a path
+    /// really is control groups of that version; asked only where another mount may cover the one that the table names,
+    /// which may be anywhere if the table is not all of it. The controllers of the unified tree are left empty.
     fn parse(mountinfo: &str, all: bool, own: &str, is: &dyn Fn(&Path, bool) -> bool) -> (Layout, bool) {
         let stack = Stack::parse(mountinfo);
         let seen = |m: &Mount| all && !stack.may_cover(m) || is(Path::new(&m.point), m.v2);

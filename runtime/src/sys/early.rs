@@ -4,9 +4,9 @@
 //! that first, short life: it asks the processor some sixty times what it can do, and in a virtual machine every cpuid is
 //! an exit to the hypervisor (5 µs each, 0.3 ms in all, where it was measured). So the program's entry point is ours.
 //!
-//! Here nothing is there yet: no thread-local storage, no relocated memcpy. Only system calls and single bytes may be used, and bytes are
-//! read volatile, lest the compiler makes calls of strlen and memcmp of the loops. Whatever fails is left to `exe::seal`, which tries
-//! again, knows the other ways, and can say what is wrong.
+//! Here nothing is there yet: no thread-local storage, no relocated memcpy. Only system calls and single bytes may be
+//! used, and bytes are read volatile, lest the compiler makes calls of strlen and memcmp of the loops. Whatever fails is
+//! left to `exe::seal`, which tries again, knows the other ways, and can say what is wrong.
 
 use std::mem::MaybeUninit;
 
