@@ -30,20 +30,23 @@ pub fn whole<P: Arg + Copy>(path: P) -> rustix::io::Result<String> {
     read(path, 1)
 }
 
-/// As much of such a file as is wanted: `enough` is asked about the lines that have been read, for the first time when there
-/// are more than a page of them. The answer says whether it is all.
+/// As much of such a file as is wanted: `enough` is asked about the lines that have been read, when there are more than a
+/// page of them and not more than a few. The answer says whether it is all; if not, it ends with a whole line.
 ///
 /// # Errors
 /// Those of open(2) and read(2).
 pub fn enough<P: Arg + Copy>(path: P, mut enough: impl FnMut(&str) -> bool) -> rustix::io::Result<(String, bool)> {
-    let mut pages = 0;
-    let mut all = true;
-    let text = pour(&open(path)?, 1, |text| {
+    const PAGES: std::ops::RangeInclusive<u32> = 2..=5;
+    let lines = |text: &[u8]| text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let (mut pages, mut all) = (0, true);
+    let mut text = pour(&open(path)?, 1, |text| {
         pages += 1;
-        let lines = text.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &text[..=end]);
-        all = pages == 1 || !enough(&String::from_utf8_lossy(lines));
+        all = !PAGES.contains(&pages) || !enough(&String::from_utf8_lossy(&text[..lines(text)]));
         !all
     })?;
+    if !all {
+        text.truncate(lines(text.as_bytes()));
+    }
     Ok((text, all))
 }
 
@@ -99,7 +102,14 @@ mod tests {
     fn no_more_is_read_than_is_wanted() {
         const LONG: &str = "/proc/self/smaps";
         let (text, all) = enough(LONG, |lines| lines.ends_with('\n') && lines.len() > 4096).unwrap();
-        assert!(!all && text.len() > 4096 && text.len() <= 8192, "{} bytes", text.len());
+        assert!(!all && text.len() > 4096 && text.len() <= 8192 && text.ends_with('\n'), "{} bytes", text.len());
+        let mut asked = 0;
+        let whole = enough(LONG, |_| {
+            asked += 1;
+            false
+        })
+        .unwrap();
+        assert!(whole.1 && whole.0.len() > 4096 && (1..=4).contains(&asked), "asked {asked} times");
         let (text, all) = enough(LONG, |_| false).unwrap();
         assert!(all && text.lines().last().is_some_and(|last| last.starts_with("VmFlags:")));
         // What fits into a page is not asked about.

@@ -5,7 +5,6 @@
 #[path = "../cli/mod.rs"]
 mod cli;
 
-runtime::early!();
 runtime::entry!(run);
 
 fn run() -> u8 {

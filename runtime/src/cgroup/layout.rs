@@ -84,31 +84,40 @@ impl Layout {
             let magic = if v2 { MAGIC_V2 } else { MAGIC_V1 };
             statfs(mount).is_ok_and(|s| s.f_type == magic)
         };
-        // Where some hierarchy is not mounted at all, asking is in vain: not again and again.
-        let mut questions = 0..4;
-        let enough = |table: &str| questions.next().is_some() && names_the_best(table, &own);
-        let (table, all) = kernfs::enough(TABLE, enough).map_err(failed)?;
-        match Layout::parse(&table, all, &own, &is) {
-            (layout, true) => Ok(layout),
-            (layout, false) if all => Ok(layout),
-            // What the first pages name is covered by another mount.
-            _ => Ok(Layout::parse(&kernfs::whole(TABLE).map_err(failed)?, true, &own, &is).0),
+        let best = |table: &str| names_the_best(table, &own);
+        let (table, all) = kernfs::enough(TABLE, best).map_err(failed)?;
+        if all {
+            return Ok(Layout::parse(&table, &own, &is));
+        }
+        match Layout::parse_part(&table, &own, &is) {
+            Some(layout) => Ok(layout),
+            None => Ok(Layout::parse(&kernfs::whole(TABLE).map_err(failed)?, &own, &is)),
         }
     }
 
-    /// The same from texts; and whether each hierarchy has been found. `is` says whether the topmost mount at a path
-    /// really is control groups of that version; asked only where another mount may cover the one that the table names,
-    /// which may be anywhere if the table is not all of it. The controllers of the unified tree are left empty.
-    fn parse(mountinfo: &str, all: bool, own: &str, is: &dyn Fn(&Path, bool) -> bool) -> (Layout, bool) {
+    /// The same from the first lines of the table, which name the best mounts; `None` if any of those that they name is
+    /// none any more, since what the rest of the table has covers it.
+    fn parse_part(part: &str, own: &str, is: &dyn Fn(&Path, bool) -> bool) -> Option<Layout> {
+        let layout = Layout::of(&mounts(part), own);
+        let mut seen =
+            layout.v1.iter().map(|h| (&h.mount, false)).chain(layout.unified.iter().map(|u| (&u.mount, true)));
+        seen.all(|(mount, v2)| is(mount, v2)).then_some(layout)
+    }
+
+    /// The same from texts. `is` says whether the topmost mount at a path really is control groups of that version; asked
+    /// only where another mount may cover the one that the table names.
+    fn parse(mountinfo: &str, own: &str, is: &dyn Fn(&Path, bool) -> bool) -> Layout {
         let stack = Stack::parse(mountinfo);
-        let seen = |m: &Mount| all && !stack.may_cover(m) || is(Path::new(&m.point), m.v2);
-        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).filter(seen).collect();
-        let (mut layout, mut missed) = (Layout::default(), false);
+        let mut mounts = mounts(mountinfo);
+        mounts.retain(|m| !stack.may_cover(m) || is(Path::new(&m.point), m.v2));
+        Layout::of(&mounts, own)
+    }
+
+    /// The best of these mounts for each of our groups. The controllers of the unified tree are left empty.
+    fn of(mounts: &[Mount<'_>], own: &str) -> Layout {
+        let mut layout = Layout::default();
         for group in OwnGroup::all(own) {
-            let Some(mount) = group.mount(&mounts) else {
-                missed = true;
-                continue;
-            };
+            let Some(mount) = group.mount(mounts) else { continue };
             let (point, own) = (PathBuf::from(&mount.point), mount.cut(group.path));
             if group.v2() {
                 layout.unified = Some(Unified { mount: point, own, controllers: Vec::new() });
@@ -119,7 +128,7 @@ impl Layout {
                 layout.v1.push(Hierarchy { controllers, name, mount: point, own });
             }
         }
-        (layout, !missed)
+        layout
     }
 
     /// Version 2 only: no controller is bound to a version 1 hierarchy. (A named hierarchy may still be mounted.)
@@ -234,9 +243,14 @@ impl<'a> OwnGroup<'a> {
     }
 }
 
+/// The lines of mountinfo that are control groups.
+fn mounts(table: &str) -> Vec<Mount<'_>> {
+    table.lines().filter_map(Mount::parse).collect()
+}
+
 /// Whether these lines of mountinfo name, for each of our groups, a mount than which none can be better.
 fn names_the_best(table: &str, own: &str) -> bool {
-    let mounts: Vec<Mount> = table.lines().filter_map(Mount::parse).collect();
+    let mounts = mounts(table);
     OwnGroup::all(own).all(|g| g.mount(&mounts).is_some_and(|m| m.rank(g.path) == (false, false, false)))
 }
 
@@ -353,11 +367,10 @@ mod tests {
 
     fn hybrid() -> Layout {
         // The devices mount is covered by something else: statfs says no. Nobody else needs to be asked.
-        Layout::parse(HYBRID, true, OWN, &|mount, _| {
+        Layout::parse(HYBRID, OWN, &|mount, _| {
             assert_eq!(mount, Path::new("/sys/fs/cgroup/devices"));
             false
         })
-        .0
     }
 
     #[test]
@@ -376,7 +389,7 @@ mod tests {
         assert_eq!(layout.v1[2].name.as_deref(), Some("systemd"));
         assert_eq!(layout.unified.as_ref().unwrap().own, "/u/v");
         assert!(!layout.is_unified());
-        let elsewhere = Layout::parse(HYBRID, true, "4:memory:/x", &|_, _| true).0;
+        let elsewhere = Layout::parse(HYBRID, "4:memory:/x", &|_, _| true);
         assert_eq!(elsewhere.v1[0].mount, Path::new("/mnt/with space"), "a mount that shows our group is better");
     }
 
@@ -386,15 +399,22 @@ mod tests {
         assert!(names_the_best(HYBRID, own));
         assert!(!names_the_best(HYBRID, &format!("{own}7:freezer:/\n")), "one that is not mounted");
         assert!(!names_the_best(HYBRID, "4:memory:/docker/c2"), "only its mount elsewhere shows it");
-        // Any mount may be covered by what the rest of the table has.
-        let asked = std::cell::Cell::new(0);
-        let answer = |mount: &Path, _| {
-            asked.set(asked.get() + 1);
-            !mount.ends_with("devices")
+        // Each of them may be covered by what the rest of the table has. Then the second best, such as a view of a part that
+        // somebody has mounted elsewhere, is no answer either.
+        let twins = "50 31 0:29 / /host/cpu ro - cgroup cgroup rw,cpu,cpuacct\n";
+        let table = format!("{HYBRID}{twins}");
+        for covered in ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/devices", "/sys/fs/cgroup/unified"] {
+            let is = |mount: &Path, _| mount != Path::new(covered);
+            assert!(Layout::parse_part(&table, own, &is).is_none(), "{covered}");
+        }
+        let asked = std::cell::RefCell::new(Vec::new());
+        let is = |mount: &Path, v2| {
+            asked.borrow_mut().push((mount.to_owned(), v2));
+            true
         };
-        let (layout, found_all) = Layout::parse(HYBRID, false, own, &answer);
-        assert_eq!((layout.v1.len(), layout.unified.is_some(), found_all, asked.get()), (1, true, false, 6));
-        assert!(Layout::parse(HYBRID, false, own, &|_, _| true).1);
+        let part = Layout::parse_part(&table, own, &is).unwrap();
+        assert_eq!((part.v1.len(), part.unified.is_some()), (2, true));
+        assert_eq!(asked.borrow().len(), 3, "once for each of our groups: {asked:?}");
     }
 
     /// What is asked about, and what is left when the answer is no.
@@ -406,11 +426,10 @@ mod tests {
 40 31 0:4 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
 ";
         let asked = std::cell::RefCell::new(Vec::new());
-        let layout = Layout::parse(&format!("{table}{cover}"), true, "8:pids:/", &|mount, _| {
+        let layout = Layout::parse(&format!("{table}{cover}"), "8:pids:/", &|mount, _| {
             asked.borrow_mut().push(mount.to_owned());
             false
-        })
-        .0;
+        });
         (asked.into_inner(), layout.v1.is_empty())
     }
 
@@ -433,8 +452,7 @@ mod tests {
 
     #[test]
     fn unified_host() {
-        let layout =
-            Layout::parse("1 0 0:5 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", true, "0::/a.slice/b", &|_, _| true).0;
+        let layout = Layout::parse("1 0 0:5 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/a.slice/b", &|_, _| true);
         assert!(layout.is_unified());
         let place = |path| layout.place(path, "id").unwrap().unified.unwrap().group;
         assert_eq!((place("/x/../y"), place("x"), place("")), ("y".into(), "a.slice/x".into(), "a.slice/id".into()));

@@ -12,39 +12,41 @@ use std::mem::MaybeUninit;
 
 use super::raw;
 
-/// Makes `early` the first thing that the program does. The linker has to be told: `--entry=begin_early` (build.rs).
-#[macro_export]
-macro_rules! early {
-    () => {
-        // At the entry point the stack pointer is at argc, argv, envp and the auxiliary vector, and one register is the C
-        // library's (System V ABI, process initialisation): both go on to its `_start` unchanged.
-        #[cfg(target_arch = "x86_64")]
-        ::core::arch::global_asm!(
-            ".globl begin_early",
-            "begin_early:",
-            "xor ebp, ebp",
-            "mov rbx, rsp",
-            "mov r12, rdx",
-            "mov rdi, rsp",
-            "and rsp, -16",
-            "call {early}",
-            "mov rsp, rbx",
-            "mov rdx, r12",
-            "jmp _start",
-            early = sym $crate::sys::early,
-        );
-        #[cfg(target_arch = "aarch64")]
-        ::core::arch::global_asm!(
-            ".globl begin_early",
-            "begin_early:",
-            "mov x19, x0",
-            "mov x0, sp",
-            "bl {early}",
-            "mov x0, x19",
-            "b _start",
-            early = sym $crate::sys::early,
-        );
-    };
+/// The entry point of `mini`, which its build.rs tells the linker (`--entry=begin_early`). Not to be called.
+///
+/// The stack pointer is at argc, argv, envp and the auxiliary vector there, and one register is the C library's (System V
+/// ABI, process initialisation): both go on to its `_start` unchanged.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub extern "C" fn begin_early() {
+    core::arch::naked_asm!(
+        "xor ebp, ebp",
+        "mov rbx, rsp",
+        "mov r12, rdx",
+        "mov rdi, rsp",
+        "and rsp, -16",
+        "call {early}",
+        "mov rsp, rbx",
+        "mov rdx, r12",
+        "jmp _start",
+        early = sym early,
+    );
+}
+
+/// See the x86-64 twin above.
+#[cfg(target_arch = "aarch64")]
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub extern "C" fn begin_early() {
+    core::arch::naked_asm!(
+        "mov x19, x0",
+        "mov x0, sp",
+        "bl {early}",
+        "mov x0, x19",
+        "b _start",
+        early = sym early,
+    );
 }
 
 const EXE: *const u8 = c"/proc/self/exe".as_ptr().cast();
@@ -55,7 +57,7 @@ const EMPTY: *const u8 = c"".as_ptr().cast();
 ///
 /// # Safety
 /// `stack` is what the kernel has put on the stack of a new program: argc, argv, NULL, envp, NULL.
-pub unsafe extern "C" fn early(stack: *const usize) {
+unsafe extern "C" fn early(stack: *const usize) {
     // SAFETY: by the caller's promise; argv has argc pointers and a NULL, and envp begins after that.
     let (argc, argv) = unsafe { (stack.read_volatile(), stack.wrapping_add(1)) };
     let envp = argv.wrapping_add(argc.wrapping_add(1));
