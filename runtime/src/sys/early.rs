@@ -12,14 +12,17 @@ use std::mem::MaybeUninit;
 
 use super::raw;
 
-/// The entry point of `mini`, which its build.rs tells the linker (`--entry=begin_early`). Not to be called.
+/// The entry point of `mini`, which its build.rs tells the linker (`--entry=begin_early`).
 ///
 /// The stack pointer is at argc, argv, envp and the auxiliary vector there, and one register is the C library's (System V
 /// ABI, process initialisation): both go on to its `_start` unchanged.
+///
+/// # Safety
+/// Only the kernel may begin here, with the stack of a new program.
 #[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub extern "C" fn begin_early() {
+pub unsafe extern "C" fn begin_early() {
     core::arch::naked_asm!(
         "xor ebp, ebp",
         "mov rbx, rsp",
@@ -35,10 +38,13 @@ pub extern "C" fn begin_early() {
 }
 
 /// See the x86-64 twin above.
+///
+/// # Safety
+/// As there.
 #[cfg(target_arch = "aarch64")]
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub extern "C" fn begin_early() {
+pub unsafe extern "C" fn begin_early() {
     core::arch::naked_asm!(
         "mov x19, x0",
         "mov x0, sp",
