@@ -134,6 +134,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What is said of a container without groups.
 const NONE: &str = "the container has no control group";
 
+fn strange() -> Error {
+    Error::new(Kind::Invalid, "", "", "the recorded cgroup is not one of this host")
+}
+
 /// One container's group on every hierarchy. Holds no descriptor until statistics are asked for.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -189,9 +193,23 @@ impl Cgroup {
     /// # Errors
     /// The record names a hierarchy that this machine does not have, or its root.
     pub fn open(layout: &Layout, record: &Record) -> Result<Cgroup> {
+        if layout.knows(record) { Self::of(record) } else { Err(strange()) }
+    }
+
+    /// [`Cgroup::open`] without the table of mounts, if the group that tells whether anybody is left is where the record
+    /// says: then this is the machine, and the mount namespace, of who wrote it.
+    ///
+    /// # Errors
+    /// As there, if it is not; and those of reading the table.
+    pub fn recorded(record: &Record) -> Result<Cgroup> {
+        let there = |(version, dir): (Version, PathBuf)| layout::is_group(&dir, version == Version::V2);
+        if record.freezer().is_some_and(there) { Self::of(record) } else { Self::open(&Layout::places()?, record) }
+    }
+
+    fn of(record: &Record) -> Result<Cgroup> {
         let sound = |p: &Place| !p.group.is_empty() && layout::clean(&p.group) == p.group;
-        if !layout.knows(record) || !record.places().all(sound) {
-            return Err(Error::new(Kind::Invalid, "", "", "the recorded cgroup is not one of this host"));
+        if !record.places().all(sound) {
+            return Err(strange());
         }
         let (stats, unsettled) = (stats::Dirs::default(), Mutex::default());
         Ok(Cgroup { record: record.clone(), stats, used: false, domain: AtomicBool::new(false), unsettled })
@@ -502,9 +520,13 @@ impl Cgroup {
     /// # Errors
     /// The unit or the first group that could not be removed; the others are tried all the same.
     pub fn remove(&self) -> Result<()> {
+        self.remove_rest(&[])
+    }
+
+    /// The same when some groups are gone already.
+    fn remove_rest(&self, removed: &[PathBuf]) -> Result<()> {
         let stopped = self.record.systemd.as_ref().map_or(Ok(()), |unit| self.stop(unit));
-        let removed = self.remove_groups();
-        stopped.and(removed)
+        stopped.and(self.remove_groups(removed))
     }
 
     /// [`Cgroup::kill`] with SIGKILL and [`Cgroup::remove`]; without the former when nobody is left to be killed.
@@ -512,29 +534,40 @@ impl Cgroup {
     /// # Errors
     /// As there.
     pub fn end(&self) -> Result<()> {
-        if !self.was_empty() {
+        let (empty, removed) = self.was_empty();
+        if !empty {
             self.kill(libc::SIGKILL)?;
         }
-        self.remove()
+        self.remove_rest(&removed)
     }
 
     /// Removes the groups in which [`Cgroup::kill`] would look for processes. That the kernel lets them go proves that they
-    /// had none and no groups below: the most that asking could have told, in one call each.
-    fn was_empty(&self) -> bool {
+    /// had none and no groups below: the most that asking could have told, in one call each. Answers whether that is
+    /// proven for them all, and which are gone.
+    fn was_empty(&self) -> (bool, Vec<PathBuf>) {
+        if self.record.systemd.is_some() {
+            return (false, Vec::new());
+        }
         // A process of another tool may be in the version 1 freezer alone; the version 2 group knows only the others.
         let freezer = self.record.freezer().filter(|(version, _)| *version == Version::V1).map(|(_, dir)| dir);
-        let dirs = [freezer, self.record.unified.as_ref().map(Place::dir)];
-        self.record.systemd.is_none()
-            && dirs.iter().any(Option::is_some)
-            && dirs.iter().flatten().all(|dir| matches!(rustix::fs::rmdir(dir), Ok(()) | Err(Errno::NOENT)))
+        let dirs = freezer.into_iter().chain(self.record.unified.as_ref().map(Place::dir));
+        let mut removed = Vec::new();
+        for dir in dirs {
+            match rustix::fs::rmdir(&dir) {
+                Ok(()) | Err(Errno::NOENT) => removed.push(dir),
+                Err(_) => return (false, removed),
+            }
+        }
+        (!removed.is_empty(), removed)
     }
 
-    fn remove_groups(&self) -> Result<()> {
+    fn remove_groups(&self, removed: &[PathBuf]) -> Result<()> {
         // Version 2 first: it tells when the last process has left, and then version 1 need not be polled.
         let mut first = Ok(());
         let deadline = Instant::now() + PATIENCE;
-        for place in self.record.unified.iter().chain(&self.record.v1) {
-            first = first.and(tree::remove(&place.dir(), deadline));
+        let dirs = self.record.unified.iter().chain(&self.record.v1).map(Place::dir);
+        for dir in dirs.filter(|dir| !removed.contains(dir)) {
+            first = first.and(tree::remove(&dir, deadline));
         }
         first
     }

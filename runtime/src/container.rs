@@ -32,6 +32,8 @@ use crate::spec::{Process, Spec};
 /// Standard streams of a process without a terminal; `None` is /dev/null.
 #[derive(Debug, Default)]
 pub struct Stdio {
+    /// Our own three, whatever else is given. They have come through our execve(2) and go through the next one.
+    pub own: bool,
     /// Read by the process.
     pub stdin: Option<OwnedFd>,
     /// Written by the process.
@@ -42,7 +44,7 @@ pub struct Stdio {
 
 impl Stdio {
     fn given(&self) -> [bool; 3] {
-        [self.stdin.is_some(), self.stdout.is_some(), self.stderr.is_some()]
+        [&self.stdin, &self.stdout, &self.stderr].map(|stream| self.own || stream.is_some())
     }
 }
 
@@ -108,6 +110,9 @@ pub struct Child {
     pub console: Option<OwnedFd>,
 }
 
+/// See [`Container::create_beside`].
+type Beside<'a> = &'a mut dyn FnMut(&Record, &Cgroup) -> Result<()>;
+
 /// Init parked before execve.
 #[derive(Debug)]
 struct Parked {
@@ -126,7 +131,6 @@ pub struct Container {
     pidfd: OwnedFd,
     cgroup: Cgroup,
     parked: Mutex<Option<Parked>>,
-    rootfs: PathBuf,
     /// For the record, if another process is to start it.
     request: Option<start::Request>,
 }
@@ -136,15 +140,31 @@ impl Container {
     ///
     /// On an error nothing is left behind: no process, mount, group or descriptor.
     pub fn create(host: &Host, request: Create<'_>) -> Result<(Self, Child)> {
+        Self::create_and(host, request, None)
+    }
+
+    /// The same, with something to be done once while the first process prepares itself, which takes longer than its making:
+    /// to write down the record, to watch the group. (A process that has to be made twice is prepared by then.)
+    ///
+    /// On an error, which may be that of `beside`, what that has done is the caller's to undo.
+    pub fn create_beside(
+        host: &Host,
+        request: Create<'_>,
+        beside: &mut dyn FnMut(&Record, &Cgroup) -> Result<()>,
+    ) -> Result<(Self, Child)> {
+        Self::create_and(host, request, Some(beside))
+    }
+
+    fn create_and(host: &Host, request: Create<'_>, beside: Option<Beside<'_>>) -> Result<(Self, Child)> {
         let cgroup = if request.systemd_cgroup {
             Cgroup::create_by_systemd(&host.cgroup, request.spec, request.id)?
         } else {
             Cgroup::create(&host.cgroup, &request.spec.linux.cgroups_path, request.id)?
         };
-        match make(host, request, &cgroup) {
-            Ok(Made { id, bundle, spec, pid, pidfd, rootfs, parked, request, child }) => {
+        match make(host, request, &cgroup, beside) {
+            Ok(Made { id, bundle, spec, pid, pidfd, parked, request, child }) => {
                 let parked = Mutex::new(Some(parked));
-                Ok((Self { id, bundle, spec, pid, pidfd, cgroup, parked, rootfs, request }, child))
+                Ok((Self { id, bundle, spec, pid, pidfd, cgroup, parked, request }, child))
             }
             Err(error) => {
                 // The error that matters is the first one; a group that stays is found by the next create.
@@ -169,7 +189,6 @@ impl Container {
             pidfd: record.init()?.ok_or_else(stopped)?,
             cgroup: Cgroup::open(&host.cgroup, &record.cgroup)?,
             parked: Mutex::new(None),
-            rootfs: record.rootfs.clone(),
             request: record.parked.clone(),
         })
     }
@@ -185,7 +204,7 @@ impl Container {
         };
         parked.wire.release()?;
         let pidfd = self.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
-        let mut init = Unborn { pid: self.pid, pidfd, stillborn: false };
+        let mut init = Unborn::parked(self.pid, pidfd);
         let mut dialogue = Dialogue {
             plan: &parked.plan,
             report: &parked.report,
@@ -246,11 +265,11 @@ impl Container {
         lend_stdio(&mut image, &request.stdio);
         let into = fill(&mut image, attach, theirs, None);
         let report = Report::new(None)?;
-        let mut child = match Unborn::spawn(&mut image, &report, into) {
+        let mut child = match Unborn::spawn(&mut image, &report, into.as_ref()) {
             // Init has moved into a group below and hands controllers down: ours takes no processes in any more. A group that
             // was asked for by name is that one or none.
             Err(e) if e.errno == Some(rustix::io::Errno::BUSY) && request.cgroup.is_empty() => {
-                Unborn::spawn(&mut image, &report, self.cgroup.attach_beside(self.pid)?.into)?
+                Unborn::spawn(&mut image, &report, self.cgroup.attach_beside(self.pid)?.into.as_ref())?
             }
             spawned => spawned?,
         };
@@ -263,11 +282,11 @@ impl Container {
             subject: self.subject("running"),
             restricted: true,
         };
-        drop_shared(&mut image);
+        drop_shared(&mut image, into);
         let console = dialogue.serve_to_the_end(Some(&mut image)).inspect_err(|error| {
             *stillborn = cloned_into && error.kind == Kind::Killed && report.step() == 0 && report.errno() == 0;
         })?;
-        child.born(console)
+        Ok(child.born(console))
     }
 
     /// Sends a signal to init; 0 only asks.
@@ -302,18 +321,7 @@ impl Container {
     /// # Errors
     /// Those of [`start_time`].
     pub fn record(&self) -> Result<Record> {
-        Ok(Record {
-            version: record::VERSION,
-            id: self.id.clone(),
-            bundle: self.bundle.clone(),
-            pid: self.pid,
-            start_time: start_time(self.pid)?.unwrap_or(0),
-            created: crate::clock::rfc3339_now(),
-            rootfs: self.rootfs.clone(),
-            cgroup: self.cgroup.record(),
-            parked: self.request.clone(),
-            poststop: Some(!self.spec.hooks.poststop.is_empty()),
-        })
+        Record::new(&self.id, &self.bundle, &self.spec, self.pid, &self.cgroup, self.request.clone())
     }
 
     /// Ends and removes what is left: processes of the group, the group, and last the poststop hooks. May be called again
@@ -355,13 +363,12 @@ struct Made {
     spec: Spec,
     pid: u32,
     pidfd: OwnedFd,
-    rootfs: PathBuf,
     parked: Parked,
     request: Option<start::Request>,
     child: Child,
 }
 
-fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
+fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Beside<'_>>) -> Result<Made> {
     let spec = request.spec;
     let attach = cgroup.attach_below(&[], cgroup.keeps_nodes(host.kernel))?;
     let visible = if request.no_pivot { start::visible_kernel_mounts()? } else { Vec::new() };
@@ -380,19 +387,21 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
     let (gate, file, saved) = match request.start_by {
         StartBy::Us => (None, None, None),
         StartBy::Anyone(dir) => {
-            let (gate, file, saved) = start::park_files(dir, &request, &plan, paths(&attach), &cgroup.record())?;
-            (Some(gate), Some(file), Some(saved))
+            let (file, saved) = start::park_report(dir, &request, &plan, paths(&attach), &cgroup.record())?;
+            (Some(dir), Some(file), Some(saved))
         }
     };
+    // The gate's number beside the child's end of the wire: both stay open there.
     let (wire, theirs) = Wire::pair()?;
+    let gate = gate.map(start::gate).transpose()?;
     let report = Report::new(file.as_ref())?;
     let mut image = Image::new(&plan, request.preserve_fds);
     image.fault = request.fault;
     give_stdio(&mut image, request.stdio);
     let into = fill(&mut image, attach, theirs, gate);
     let inside = into.is_some();
-    let mut child = Unborn::spawn(&mut image, &report, into)?;
-    drop_shared(&mut image);
+    let mut child = Unborn::spawn(&mut image, &report, into.as_ref())?;
+    drop_shared(&mut image, into.into_iter().chain(file.map(OwnedFd::from)));
     if inside {
         cgroup.inhabited()?;
     }
@@ -416,19 +425,30 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup) -> Result<Made> {
         },
         restricted: false,
     };
+    let mut note = |pid| {
+        let Some(beside) = &mut beside else { return Ok(()) };
+        let record = Record::new(request.id, request.bundle, spec, pid, cgroup, saved.clone())?;
+        beside(&record, cgroup)
+    };
+    let twice = plan.child.iter().any(|step| matches!(step.op, crate::plan::Op::Respawn { .. }));
+    if !twice {
+        note(pid)?;
+    }
     let console = dialogue.serve_to_the_gate(&mut image)?;
     cgroup.inhabited()?; // on version 1 it has joined by itself
+    if twice {
+        note(child.pid)?;
+    }
     drop(image);
-    let pidfd = child.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
-    let child = child.born(console)?;
-    let rootfs = request.bundle.join(spec.root.as_ref().map_or("", |r| &r.path));
+    // Without a descriptor left for the copy it is not born.
+    let pidfd = child.pidfd().try_clone_to_owned().map_err(|e| Error::io("dup", "pidfd", &e))?;
+    let child = child.born(console);
     Ok(Made {
         id: request.id.to_owned(),
         bundle: request.bundle.to_owned(),
         spec: spec.clone(),
         pid: child.pid,
         pidfd,
-        rootfs,
         parked: Parked { plan, report, wire },
         request: saved,
         child,
@@ -475,6 +495,9 @@ fn paths(attach: &Attach) -> Vec<String> {
 
 /// Puts the streams into their slots, from where they are closed.
 fn give_stdio(image: &mut Image<'_>, stdio: Stdio) {
+    if stdio.own {
+        return lend_stdio(image, &stdio);
+    }
     for (slot, fd) in image.plan.given.stdio.into_iter().zip([stdio.stdin, stdio.stdout, stdio.stderr]) {
         if let (Some(slot), Some(fd)) = (slot, fd) {
             image.give(slot, fd);
@@ -484,9 +507,11 @@ fn give_stdio(image: &mut Image<'_>, stdio: Stdio) {
 
 /// The same, but they stay ours: another attempt may need them.
 fn lend_stdio(image: &mut Image<'_>, stdio: &Stdio) {
-    for (slot, fd) in image.plan.given.stdio.into_iter().zip([&stdio.stdin, &stdio.stdout, &stdio.stderr]) {
+    let streams = [&stdio.stdin, &stdio.stdout, &stdio.stderr];
+    for ((slot, fd), own) in image.plan.given.stdio.into_iter().zip(streams).zip(0..) {
+        let fd = if stdio.own { Some(own) } else { fd.as_ref().map(std::os::fd::AsRawFd::as_raw_fd) };
         if let (Some(slot), Some(fd)) = (slot, fd) {
-            image.lend(slot, std::os::fd::AsRawFd::as_raw_fd(fd));
+            image.lend(slot, fd);
         }
     }
 }
@@ -506,10 +531,10 @@ fn fill(image: &mut Image<'_>, attach: Attach, wire: OwnedFd, gate: Option<Owned
 }
 
 /// After the clone the child has its own copies; ours would keep its pipes and the wire open.
-fn drop_shared(image: &mut Image<'_>) {
+fn drop_shared(image: &mut Image<'_>, others: impl IntoIterator<Item = OwnedFd>) {
     let given = image.plan.given.clone();
     let slots = [given.wire, given.start].into_iter().chain(given.stdio.into_iter().flatten()).chain(given.tasks);
-    crate::sys::close_all(slots.filter_map(|slot| image.take(slot)).collect());
+    crate::sys::close_all(slots.filter_map(|slot| image.take(slot)).chain(others).collect());
 }
 
 fn open_root(pid: u32) -> Result<OwnedFd> {

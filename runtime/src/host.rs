@@ -54,7 +54,7 @@ impl Host {
             last_cap: last_cap(),
             mount_setattr: kernel >= (5, 12),
             open_tree_attr: kernel >= (6, 15) && crate::sys::has_open_tree_attr(),
-            kcore: Path::new("/proc/kcore").exists(),
+            kcore: rustix::fs::access("/proc/kcore", rustix::fs::Access::EXISTS).is_ok(),
             apparmor,
             apparmor_attr: if stacked { "self/attr/apparmor/exec" } else { "self/attr/exec" },
         })
@@ -73,6 +73,11 @@ fn kernel() -> Result<(u32, u32)> {
 
 /// CAP_CHECKPOINT_RESTORE came with 5.9, below our floor, so that the fallback is always right as far as it goes.
 fn last_cap() -> u8 {
+    const NEWEST: u8 = 40;
+    let exists = |cap: u8| crate::child::call::prctl(libc::PR_CAPBSET_READ, cap.into(), 0, 0, 0).is_ok();
+    if exists(NEWEST) && !exists(NEWEST + 1) {
+        return NEWEST;
+    }
     let text = kernfs::small("/proc/sys/kernel/cap_last_cap").unwrap_or_default();
-    text.trim().parse().unwrap_or(40)
+    text.trim().parse().unwrap_or(NEWEST)
 }

@@ -14,6 +14,7 @@ pub mod features;
 pub mod host;
 pub mod kernfs;
 pub mod lifecycle;
+pub mod own;
 pub mod plan;
 pub mod reap;
 pub mod seccomp;

@@ -9,6 +9,7 @@
 mod attach;
 pub mod compile;
 pub mod devices;
+mod filesystems;
 pub mod hooks;
 pub mod identity;
 pub mod laws;
@@ -22,6 +23,7 @@ pub mod print;
 pub mod rootfs;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 
 pub use op::{Dir, Gate, Op};
 
@@ -187,7 +189,8 @@ pub struct Builder {
     section: Section,
     from: Str,
     arena: Vec<u8>,
-    interned: HashMap<Vec<u8>, Str>,
+    /// With keys that are the same each time: whoever writes config.json has easier ways to waste our time.
+    interned: HashMap<Vec<u8>, Str, BuildHasherDefault<DefaultHasher>>,
     lists: Vec<Str>,
     slots: Vec<Str>,
     labels: Vec<Option<u16>>,
@@ -209,7 +212,7 @@ impl Builder {
             section: Section::Child,
             from: Str(0),
             arena: Vec::new(),
-            interned: HashMap::new(),
+            interned: HashMap::default(),
             lists: Vec::new(),
             slots: Vec::new(),
             labels: Vec::new(),

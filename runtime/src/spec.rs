@@ -198,8 +198,29 @@ impl Spec {
     /// Reads `config.json` of a bundle.
     pub fn load(bundle: &Path) -> Result<Self> {
         let path = bundle.join("config.json");
-        let json = std::fs::read(&path).map_err(|e| Error::io("open", path.display().to_string(), &e))?;
+        let json = read_json(&path).map_err(|e| Error::io("open", path.display().to_string(), &e))?;
         Self::parse(&json)
+    }
+}
+
+/// The bytes of a file that holds one JSON object, in one read(2) where that is enough: what ends before the buffer does, and
+/// with a brace, is all there is. An object that is cut is none, so what a file system gives in pieces that look like that
+/// is refused, and not taken for another.
+///
+/// # Errors
+/// Those of open(2) and read(2).
+pub fn read_json(path: &Path) -> std::io::Result<Vec<u8>> {
+    use rustix::fs::{Mode, OFlags};
+    const ROOM: usize = 24 << 10;
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut json = Vec::new();
+    loop {
+        json.reserve(ROOM);
+        let room = json.capacity() - json.len();
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(&file, rustix::buffer::spare_capacity(&mut json)))?;
+        if read == 0 || read < room && json.trim_ascii_end().ends_with(b"}") {
+            return Ok(json);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ mod seccomp;
 use rustix::io::Errno;
 
 pub use bpf::*;
-pub use early::begin_early;
+pub use early::{begin_early, sealed as sealed_early};
 pub use entry::begin;
 pub use mount::*;
 pub use process::*;

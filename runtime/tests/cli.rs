@@ -30,6 +30,7 @@ const BOTH: &[Test] = &[
     ("ids", life::ids),
     ("delete", life::delete),
     ("kill", life::kill),
+    ("any_umask", life::any_umask),
     ("list", life::list),
     ("pause", life::pause),
     ("update_and_statistics", life::update_and_statistics),

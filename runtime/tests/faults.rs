@@ -22,6 +22,8 @@ mod roles;
 #[allow(dead_code, reason = "shared by two programs")]
 #[path = "kernel/watchdog.rs"]
 mod watchdog;
+#[path = "faults/ways.rs"]
+mod ways;
 
 use std::path::Path;
 
@@ -155,5 +157,6 @@ fn main() {
         trials.push(Trial::test(format!("faults::{name}"), move || run(name)));
     }
     killed::trials(&mut trials);
+    ways::trials(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }

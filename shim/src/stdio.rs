@@ -112,7 +112,7 @@ fn scheme(stdout: &str) -> Result<Scheme<'_>, String> {
 
 /// Opens everything the client named. Blocking; on an error nothing stays open and a logger that was started is ended.
 pub fn open(paths: &Paths, owner: Owner, names: &Names) -> Result<Opened, String> {
-    let mut child = Stdio { stdin: None, stdout: None, stderr: None };
+    let mut child = Stdio::default();
     let mut wiring = Wiring::default();
     match scheme(&paths.stdout)? {
         Scheme::Fifo => {

@@ -80,10 +80,7 @@ impl Layout {
         const TABLE: &str = "/proc/self/mountinfo";
         let failed = |e| Error::sys("read", TABLE, e);
         let own = file::text(Path::new(groups))?;
-        let is = |mount: &Path, v2: bool| {
-            let magic = if v2 { MAGIC_V2 } else { MAGIC_V1 };
-            statfs(mount).is_ok_and(|s| s.f_type == magic)
-        };
+        let is = is_group;
         let best = |table: &str| names_the_best(table, &own);
         let (table, all) = kernfs::enough(TABLE, best).map_err(failed)?;
         if all {
@@ -191,6 +188,12 @@ impl Layout {
         record.v1.iter().all(|p| self.v1.iter().any(|h| h.mount == p.mount))
             && record.unified.as_ref().is_none_or(|p| self.unified.as_ref().is_some_and(|u| u.mount == p.mount))
     }
+}
+
+/// True if a directory is there and in a control group file system of that version.
+pub(super) fn is_group(dir: &Path, v2: bool) -> bool {
+    let magic = if v2 { MAGIC_V2 } else { MAGIC_V1 };
+    statfs(dir).is_ok_and(|s| s.f_type == magic)
 }
 
 /// True in a user namespace of somebody who is not root on this machine, or of one that has mapped only some ids: user_namespaces(7),

@@ -97,7 +97,7 @@ impl Cgroup {
             Err(error) => {
                 // The first error is the one that matters; a unit that stays is found by the next create.
                 drop(cgroup.unsettled());
-                let _ = manager.stop(&unit).and(cgroup.remove_groups());
+                let _ = manager.stop(&unit).and(cgroup.remove_groups(&[]));
                 Err(error)
             }
         }

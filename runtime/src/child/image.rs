@@ -64,7 +64,7 @@ impl<'p> Image<'p> {
             pid: 0,
             executable: Str(0),
             cwd_is_set: false,
-            ignored: ignored_signals(),
+            ignored: crate::own::status().ignored,
             fault: None,
         }
     }
@@ -165,17 +165,6 @@ impl<'p> Image<'p> {
             *place = gap;
         }
     }
-}
-
-/// SigIgn of /proc/self/status (proc_pid_status(5)), read once: nothing here changes it after boot. SIGPIPE is ignored by
-/// every Rust program, others by whoever started us (nohup(1)); clone3 and execve(2) keep them ignored.
-fn ignored_signals() -> u64 {
-    static IGNORED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    *IGNORED.get_or_init(|| {
-        let status = crate::kernfs::small("/proc/self/status").unwrap_or_default();
-        let hex = status.lines().find_map(|l| l.strip_prefix("SigIgn:")).unwrap_or_default();
-        u64::from_str_radix(hex.trim(), 16).unwrap_or(1 << (libc::SIGPIPE - 1))
-    })
 }
 
 impl Drop for Image<'_> {

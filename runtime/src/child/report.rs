@@ -19,6 +19,33 @@ pub struct Page {
 }
 
 impl Page {
+    /// What a child has said that shares the beginning of a file with whoever reads it.
+    ///
+    /// # Errors
+    /// Those of pread(2); a file that is too short says nothing.
+    pub fn read(file: &std::fs::File) -> std::io::Result<Self> {
+        use std::os::unix::fs::FileExt;
+        let mut bytes = [0; size_of::<Self>()];
+        file.read_at(&mut bytes, 0)?;
+        let word = |i: usize| bytes[4 * i..][..4].try_into().map(u32::from_ne_bytes).unwrap_or_default();
+        Ok(Self {
+            step: word(0).into(),
+            errno: word(1).cast_signed().into(),
+            value: word(2).into(),
+            pid: word(3).into(),
+        })
+    }
+
+    /// The step that is being carried out or was the last.
+    pub fn step(&self) -> usize {
+        self.step.load(Ordering::Acquire) as usize
+    }
+
+    /// The errno of a failed step, 0 if none has failed.
+    pub fn errno(&self) -> i32 {
+        self.errno.load(Ordering::Acquire)
+    }
+
     /// What the last step told beside it.
     pub fn value(&self) -> u32 {
         self.value.load(Ordering::Acquire)
@@ -31,10 +58,10 @@ pub struct Report {
     page: &'static Page,
 }
 
-/// The size of a mapping; the kernel rounds it up to a page anyway.
-const LENGTH: usize = 4096;
-
 impl Report {
+    /// The size of a mapping; the kernel rounds it up to a page anyway.
+    pub const LENGTH: usize = 4096;
+
     /// Maps a fresh page (mmap(2) MAP_SHARED|MAP_ANONYMOUS), or one of `file` for a child whose start comes from another
     /// process.
     pub fn new(file: Option<&std::fs::File>) -> Result<Self> {
@@ -43,8 +70,8 @@ impl Report {
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
         let address = unsafe {
             match file {
-                None => mmap_anonymous(std::ptr::null_mut(), LENGTH, prot, MapFlags::SHARED),
-                Some(file) => mmap(std::ptr::null_mut(), LENGTH, prot, MapFlags::SHARED, file, 0),
+                None => mmap_anonymous(std::ptr::null_mut(), Self::LENGTH, prot, MapFlags::SHARED),
+                Some(file) => mmap(std::ptr::null_mut(), Self::LENGTH, prot, MapFlags::SHARED, file, 0),
             }
         }
         .map_err(|e| Error::sys("mmap", "report page", e))?;
@@ -61,12 +88,12 @@ impl Report {
 
     /// The step that is being carried out or was the last.
     pub fn step(&self) -> usize {
-        self.page.step.load(Ordering::Acquire) as usize
+        self.page.step()
     }
 
     /// The errno of a failed step, 0 if none has failed.
     pub fn errno(&self) -> i32 {
-        self.page.errno.load(Ordering::Acquire)
+        self.page.errno()
     }
 
     /// What the last step told beside it.
@@ -82,7 +109,28 @@ impl Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        // SAFETY: `page` is the start of a mapping of LENGTH bytes made in `new`, and nothing else refers to it any more.
-        let _unmapped = unsafe { rustix::mm::munmap(std::ptr::from_ref(self.page).cast_mut().cast(), LENGTH) };
+        // SAFETY: `page` is the start of a mapping of Self::LENGTH bytes made in `new`, and nothing else refers to it any more.
+        let _unmapped = unsafe { rustix::mm::munmap(std::ptr::from_ref(self.page).cast_mut().cast(), Self::LENGTH) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_through_a_file_is_read_from_it() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(Report::LENGTH as u64).unwrap();
+        let report = Report::new(Some(&file)).unwrap();
+        report.page().step.store(70_000, Ordering::Release);
+        report.page().errno.store(-5, Ordering::Release);
+        report.page().value.store(u32::MAX, Ordering::Release);
+        report.page().pid.store(3, Ordering::Release);
+        let page = Page::read(&file).unwrap();
+        assert_eq!((page.step(), page.errno(), page.value()), (70_000, -5, u32::MAX));
+        assert_eq!(page.pid.load(Ordering::Acquire), 3);
+        let empty = Page::read(&tempfile::tempfile().unwrap()).unwrap();
+        assert_eq!((empty.step(), empty.errno()), (0, 0));
     }
 }

@@ -81,6 +81,8 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
             let same = stat.st_mode & libc::S_IFMT == mode && (dev == 0 || stat.st_rdev == dev);
             if same { Ok(0) } else { Err(libc::ENODEV) }
         }
+        // Our own, which nobody has made close-on-exec.
+        Op::Dup { slot, to } if image.fd(slot) == to => Ok(0),
         Op::Dup { slot, to } => call::dup3(image.fd(slot), to, 0),
         Op::Inherit { fd } => call::setfd(fd, libc::F_SETFD, 0),
         Op::CloseRange { first, keep } => close_range(first as u32, image.fd(keep)),
@@ -111,6 +113,9 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
             let fd = call::fsmount(image.fd(fs), FSMOUNT_CLOEXEC, attr)?;
             image.put(into, fd);
             Ok(0)
+        }
+        Op::Mount { source, path, kind, flags, data } => {
+            call::mount(image.text(source), image.text(path), image.text(kind), flags, image.text(data))
         }
         Op::SetAttr { mount, set, clear, propagation, idmap, recursive } => {
             let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
@@ -323,9 +328,8 @@ fn loopback() -> Outcome {
     append(&mut request, 0, b"lo");
     let up = (libc::IFF_UP | libc::IFF_RUNNING) as u16;
     append(&mut request, 16, &up.to_ne_bytes());
-    let outcome = call::ioctl(socket, libc::SIOCSIFFLAGS as u32, &mut request);
-    let _closed = call::close(socket);
-    outcome
+    // It is closed with all others before execve.
+    call::ioctl(socket, libc::SIOCSIFFLAGS as u32, &mut request)
 }
 
 fn keyring(name: Text, permission: u32) -> Outcome {

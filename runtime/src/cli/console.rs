@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -92,20 +92,10 @@ pub fn pid_file(path: &Path, pid: u32) -> Result<()> {
     })
 }
 
-/// Our own standard descriptor, duplicated so that giving it away does not close it.
-///
-/// # Errors
-/// Of fcntl; a closed one is `None`.
-pub fn own(fd: impl AsFd) -> Result<Option<OwnedFd>> {
-    match rustix::io::fcntl_dupfd_cloexec(fd, 3) {
-        Ok(fd) => Ok(Some(fd)),
-        Err(rustix::io::Errno::BADF) => Ok(None),
-        Err(e) => Err(Error::sys("fcntl", "F_DUPFD_CLOEXEC", e)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
     use std::os::unix::net::UnixListener;
 

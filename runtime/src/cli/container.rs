@@ -9,7 +9,7 @@ use runtime::spec::{Spec, check};
 use runtime::{Child, Container, Create, Error, Host, Kind, Result, StartBy, Stdio, reap};
 
 use super::foreground::{self, Foreground};
-use super::store::{Found, Status, bundle};
+use super::store::{Found, Process, Status, bundle};
 use super::{Context, args, console, words};
 
 fn state(why: impl Into<String>) -> Error {
@@ -17,12 +17,8 @@ fn state(why: impl Into<String>) -> Error {
 }
 
 /// Our own three descriptors, for a process without a terminal.
-pub fn stdio() -> Result<Stdio> {
-    Ok(Stdio {
-        stdin: console::own(std::io::stdin())?,
-        stdout: console::own(std::io::stdout())?,
-        stderr: console::own(std::io::stderr())?,
-    })
+pub fn stdio() -> Stdio {
+    Stdio { own: true, ..Stdio::default() }
 }
 
 /// `create`: the process is made and waits; we leave.
@@ -34,11 +30,11 @@ pub fn create(context: &Context<'_>, args: &args::Create) -> Result<()> {
 /// `start`
 pub fn start(context: &Context<'_>, id: &str) -> Result<()> {
     let found = context.store.find(id)?;
-    match found.status()? {
-        Status::Created => start_parked(&found.dir, &found.record),
-        Status::Stopped => Err(state("cannot start a container that has stopped")),
-        Status::Running => Err(state("cannot start an already running container")),
-        Status::Paused => Err(state("cannot start a container in the paused state")),
+    match found.process()? {
+        Process::Gone => Err(state("cannot start a container that has stopped")),
+        Process::Frozen => Err(state("cannot start a container in the paused state")),
+        // Whether it waits or has been started, its gate tells.
+        Process::There => start_parked(&found.dir, &found.record),
     }
 }
 
@@ -76,7 +72,7 @@ fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool)
         process.console_size = foreground::size().or(process.console_size);
     }
     let host = Host::read()?;
-    let stdio = if terminal { Stdio::default() } else { stdio()? };
+    let stdio = if terminal { Stdio::default() } else { stdio() };
     let dir = context.store.reserve(&args.id)?;
     let request = Create {
         id: &args.id,

@@ -31,7 +31,7 @@ pub fn exec(context: &Context<'_>, args: &args::Exec) -> Result<u8> {
     let container = Container::open(&host, &found.record)?;
     let request = Exec {
         process: &process,
-        stdio: if process.terminal { Stdio::default() } else { container::stdio()? },
+        stdio: if process.terminal { Stdio::default() } else { container::stdio() },
         no_new_keyring: args.no_new_keyring,
         preserve_fds: args.preserve_fds,
         cgroup: &args.cgroup,

@@ -36,8 +36,8 @@ struct Context<'a> {
 /// Parses the command line and carries it out.
 pub fn main() -> u8 {
     // Sealing executes us again: not after a parse that would have to be repeated.
-    let mut sealed = std::env::args_os().any(|word| ["create", "run", "exec"].iter().any(|command| word == *command));
-    if sealed && let Err(e) = runtime::exe::seal() {
+    let mut ready = std::env::args_os().any(|word| ["create", "run", "exec"].iter().any(|command| word == *command));
+    if ready && let Err(e) = before_processes() {
         Log::stderr().error(&e.to_string());
         // As below, as far as it is known here.
         return if std::env::args_os().any(|word| word == "exec") { 255 } else { 1 };
@@ -62,8 +62,8 @@ pub fn main() -> u8 {
     // 255 tells the client that it was us and not the payload of the exec.
     let failure = if matches!(command, Command::Exec(_)) { 255 } else { 1 };
     // Whatever name the parser knows a command by: none that makes processes goes on unsealed.
-    sealed |= !matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_));
-    if !sealed && let Err(e) = runtime::exe::seal() {
+    ready |= !matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_));
+    if !ready && let Err(e) = before_processes() {
         Log::stderr().error(&e.to_string());
         return failure;
     }
@@ -82,6 +82,15 @@ pub fn main() -> u8 {
             failure
         }
     }
+}
+
+/// What is done before a process of a container is made.
+fn before_processes() -> Result<()> {
+    runtime::exe::seal()?;
+    // Inherited by every child until its execve: a process of the container may not trace it or look into its descriptors
+    // (CVE-2016-9962). Refusal is not known to happen, and would leave us as we were.
+    let _kept = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    Ok(())
 }
 
 impl<'a> Context<'a> {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use runtime::Record;
-use runtime::cgroup::{Cgroup, Layout};
+use runtime::cgroup::Cgroup;
 use runtime::container::start;
 use runtime::spec::check;
 use runtime::{Error, Kind, Result};
@@ -24,6 +24,17 @@ pub enum Status {
     Paused,
     /// Its process has ended.
     Stopped,
+}
+
+/// The same without a look at the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// It waits or runs.
+    There,
+    /// It stands still with its group.
+    Frozen,
+    /// It has ended.
+    Gone,
 }
 
 impl Status {
@@ -89,6 +100,9 @@ impl Store {
             _ => self.io("mkdir", &dir, &e),
         })?;
         // Whatever the umask is: a user namespace's root has to reach the gate in it.
+        if runtime::own::status().umask & 0o711 == 0 {
+            return Ok(dir);
+        }
         std::fs::set_permissions(&dir, Permissions::from_mode(0o711)).map_err(|e| {
             // Empty, and nobody's yet.
             let _removed = std::fs::remove_dir(&dir);
@@ -126,7 +140,7 @@ impl Store {
     pub fn remove(&self, id: &str) -> Result<()> {
         let dir = self.dir(id)?;
         // What is there after an ordinary life, the record last; whatever else there is after any other.
-        for name in [start::REPORT, start::GROUPS, Record::FILE] {
+        for name in [start::REPORT, Record::FILE] {
             let _not_there = rustix::fs::unlink(dir.join(name));
         }
         match rustix::fs::rmdir(&dir) {
@@ -175,7 +189,7 @@ impl Found {
     /// # Errors
     /// If the hierarchies of this host cannot be read.
     pub fn cgroup(&self) -> Result<Cgroup> {
-        Cgroup::open(&Layout::places()?, &self.record.cgroup)
+        Cgroup::recorded(&self.record.cgroup)
     }
 
     /// What it is doing now. runc's order: without a process it has stopped, frozen is paused, a closed gate is created.
@@ -183,17 +197,29 @@ impl Found {
     /// # Errors
     /// If the hierarchies of this host cannot be read, or it cannot be found out whether its process lives.
     pub fn status(&self) -> Result<Status> {
-        if self.record.init()?.is_none() {
-            return Ok(Status::Stopped);
+        Ok(match self.process()? {
+            Process::Gone => Status::Stopped,
+            Process::Frozen => Status::Paused,
+            Process::There if start::is_parked(&self.dir)? => Status::Created,
+            Process::There => Status::Running,
+        })
+    }
+
+    /// What its first process is doing now, as far as that can be seen from outside.
+    ///
+    /// # Errors
+    /// As [`Found::status`].
+    pub fn process(&self) -> Result<Process> {
+        if !self.record.is_alive()? {
+            return Ok(Process::Gone);
         }
         match self.cgroup()?.is_frozen() {
-            Ok(true) => return Ok(Status::Paused),
-            Ok(false) => {}
+            Ok(true) => Ok(Process::Frozen),
+            Ok(false) => Ok(Process::There),
             // The process ended and took its group along between the two looks.
-            Err(e) if e.kind == Kind::NotFound => {}
-            Err(e) => return Err(e),
+            Err(e) if e.kind == Kind::NotFound => Ok(Process::There),
+            Err(e) => Err(e),
         }
-        Ok(if start::is_parked(&self.dir)? { Status::Created } else { Status::Running })
     }
 }
 

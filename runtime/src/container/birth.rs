@@ -14,13 +14,23 @@ use crate::reap;
 /// A child that is killed and reaped unless it is declared born.
 pub(super) struct Unborn {
     pub(super) pid: u32,
-    pub(super) pidfd: OwnedFd,
-    pub(super) stillborn: bool,
+    /// Taken when it is born.
+    pidfd: Option<OwnedFd>,
+    stillborn: bool,
 }
 
 impl Unborn {
+    /// One that waits at its last gate, and whose end is another's business.
+    pub(super) fn parked(pid: u32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd: Some(pidfd), stillborn: false }
+    }
+
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_ref().expect("only who is born gives it away").as_fd()
+    }
+
     /// Runs the parent's section and makes the child. A plan that respawns gives the process that went on.
-    pub(super) fn spawn(image: &mut Image<'_>, report: &Report, into: Option<OwnedFd>) -> Result<Self> {
+    pub(super) fn spawn(image: &mut Image<'_>, report: &Report, into: Option<&OwnedFd>) -> Result<Self> {
         let plan = image.plan;
         // Nobody shares it: what the parent runs itself needs no mapping.
         let scratch = Page::default();
@@ -31,12 +41,12 @@ impl Unborn {
             })
             .and_then(|()| {
                 reap::born(|| {
-                    let (pid, pidfd) = spawn(image, report, into.as_ref().map(|i| i.as_fd()))?;
+                    let (pid, pidfd) = spawn(image, report, into.map(|i| i.as_fd()))?;
                     Ok::<_, Error>((pid, (pid, pidfd)))
                 })
             });
         // Whatever fails from here on, it is killed and reaped.
-        let child = cloned.map(|(pid, pidfd)| Self { pid, pidfd, stillborn: true });
+        let child = cloned.map(|(pid, pidfd)| Self { pid, pidfd: Some(pidfd), stillborn: true });
         if plan.prepare.iter().any(|s| matches!(s.op, crate::plan::Op::ChildrenPid { .. })) {
             own_pid_namespace()?;
         }
@@ -56,20 +66,17 @@ impl Unborn {
         // Our child, which waits for us: the number is its own.
         let pidfd = rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()).map_err(failed)?;
         let pidfd = reap::born(|| Ok::<_, Error>((pid, pidfd)))?;
-        let first = std::mem::replace(&mut self.pidfd, pidfd);
+        let first = self.pidfd.replace(pidfd);
         self.pid = pid;
+        let Some(first) = first else { return Ok(()) };
         wait_readable(first.as_fd());
         reap::exit_status(&first).map(drop)
     }
 
-    /// A copy of its pidfd goes to whoever waits for it.
-    ///
-    /// # Errors
-    /// EMFILE; then it is not born.
-    pub(super) fn born(mut self, console: Option<OwnedFd>) -> Result<Child> {
-        let pidfd = self.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
+    /// Its pidfd goes to whoever waits for it.
+    pub(super) fn born(mut self, console: Option<OwnedFd>) -> Child {
         self.stillborn = false;
-        Ok(Child { pid: self.pid, pidfd, console })
+        Child { pid: self.pid, pidfd: self.pidfd.take().expect("once"), console }
     }
 }
 
@@ -77,9 +84,9 @@ impl Drop for Unborn {
     fn drop(&mut self) {
         if self.stillborn {
             // Dead already is as good as killed.
-            let _killed = reap::signal(&self.pidfd, libc::SIGKILL);
-            wait_readable(self.pidfd.as_fd());
-            let _reaped = reap::exit_status(&self.pidfd);
+            let _killed = reap::signal(self.pidfd(), libc::SIGKILL);
+            wait_readable(self.pidfd());
+            let _reaped = reap::exit_status(self.pidfd());
         }
     }
 }
@@ -180,7 +187,7 @@ impl Dialogue<'_> {
                 hooks::run("createRuntime", &spec.hooks.create_runtime, self.subject)?;
             }
             (Gate::Listener, _) => {
-                listener::hand_over(self.child.pidfd.as_fd(), self.report.value(), self.child.pid, self.subject)?;
+                listener::hand_over(self.child.pidfd(), self.report.value(), self.child.pid, self.subject)?;
             }
             (Gate::Start, _) | (_, None) => {
                 return Err(Error::new(
@@ -211,11 +218,9 @@ impl Dialogue<'_> {
         if errno != 0 {
             return fault::sentence(self.plan, Section::Child, step, errno, self.report.value());
         }
-        wait_readable(self.child.pidfd.as_fd());
-        let status = crate::sys::ended_child(Some(self.child.pidfd.as_fd()), false)
-            .ok()
-            .flatten()
-            .map_or(0, |(_, end)| end.status());
+        wait_readable(self.child.pidfd());
+        let status =
+            crate::sys::ended_child(Some(self.child.pidfd()), false).ok().flatten().map_or(0, |(_, end)| end.status());
         let oom = self.cgroup.oom().and_then(|mut o| o.read()).is_ok_and(|kills| kills > 0);
         fault::killed(self.plan, step, status, oom)
     }

@@ -50,10 +50,36 @@ impl Record {
     /// Name of the file in a bundle.
     pub const FILE: &'static str = "mini.json";
 
+    /// That of a container whose first process is there.
+    ///
+    /// # Errors
+    /// Those of [`start_time`].
+    pub(super) fn new(
+        id: &str,
+        bundle: &Path,
+        spec: &Spec,
+        pid: u32,
+        cgroup: &Cgroup,
+        parked: Option<Request>,
+    ) -> Result<Self> {
+        Ok(Self {
+            version: VERSION,
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            pid,
+            start_time: start_time(pid)?.unwrap_or(0),
+            created: crate::clock::rfc3339_now(),
+            rootfs: bundle.join(spec.root.as_ref().map_or("", |root| &root.path)),
+            cgroup: cgroup.record(),
+            parked,
+            poststop: Some(!spec.hooks.poststop.is_empty()),
+        })
+    }
+
     /// Reads the record of a bundle.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(Self::FILE);
-        let json = std::fs::read(&path).map_err(|e| {
+        let json = crate::spec::read_json(&path).map_err(|e| {
             let mut error = Error::io("open", path.display().to_string(), &e);
             if e.kind() == std::io::ErrorKind::NotFound {
                 error.kind = Kind::NotFound;
@@ -102,7 +128,15 @@ impl Record {
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             Err(e) => return Err(Error::sys("pidfd_open", self.pid.to_string(), e)),
         };
-        Ok((start_time(self.pid)? == Some(self.start_time)).then_some(pidfd))
+        Ok(self.is_alive()?.then_some(pidfd))
+    }
+
+    /// True if init is that process and no zombie.
+    ///
+    /// # Errors
+    /// As [`Record::init`].
+    pub fn is_alive(&self) -> Result<bool> {
+        Ok(self.pid != 0 && start_time(self.pid)? == Some(self.start_time))
     }
 
     /// Ends what is left of the container: kills its group, removes it, and runs the poststop hooks. May be called again if
@@ -112,7 +146,7 @@ impl Record {
             // Gone meanwhile is as good as killed.
             let _killed = init.map(|init| crate::reap::signal(&init, libc::SIGKILL));
         });
-        self.clear(&Cgroup::open(&cgroup::Layout::places()?, &self.cgroup)?).and(known)
+        self.clear(&Cgroup::recorded(&self.cgroup)?).and(known)
     }
 
     /// [`Record::destroy`] when init is known to have ended, and the group is open.

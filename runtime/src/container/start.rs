@@ -15,18 +15,22 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{Create, Record, fault, groups, hooks};
-use crate::cgroup::{Cgroup, Layout};
+use crate::cgroup::Cgroup;
 use crate::child::Report;
+use crate::child::report::Page;
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::plan::{Plan, Section, compile};
 use crate::spec::Spec;
 
 const FIFO: &str = "exec.fifo";
-/// The file that the child shares with whoever starts it.
+/// The file whose beginning the child shares with whoever starts it. Behind that it says where its groups are, from before
+/// there is a process in them: for who finds no record.
 pub const REPORT: &str = "report";
-/// Where its groups are, from before there is a process in them: for who finds no record.
-pub const GROUPS: &str = "groups.json";
+/// Where an older mini said that.
+const GROUPS: &str = "groups.json";
+/// Where in [`REPORT`] it begins.
+const GROUPS_AT: usize = size_of::<Page>().next_multiple_of(64);
 /// Where an older mini wrote [`Request`], which its records do not have.
 const REQUEST: &str = "request.json";
 
@@ -46,31 +50,32 @@ pub struct Request {
     plain: bool,
 }
 
-/// Makes the files of a container that anyone may start.
-pub(super) fn park_files(
+/// Makes the gate of a container that anyone may start.
+pub(super) fn gate(dir: &Path) -> Result<OwnedFd> {
+    let path = dir.join(FIFO);
+    let failed = |op, e| Error::sys(op, path.display().to_string(), e);
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+        .map_err(|e| failed("mknod", e))?;
+    rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed("open", e))
+}
+
+/// Makes the report of a container that anyone may start.
+pub(super) fn park_report(
     dir: &Path,
     request: &Create<'_>,
     plan: &Plan,
     tasks: Vec<String>,
     groups: &crate::cgroup::Record,
-) -> Result<(OwnedFd, File, Request)> {
-    let path = dir.join(FIFO);
-    let failed = |op, e| Error::sys(op, path.display().to_string(), e);
-    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
-        .map_err(|e| failed("mknod", e))?;
-    let fifo = rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed("open", e))?;
+) -> Result<(File, Request)> {
     let report = dir.join(REPORT);
     let io = |e: &std::io::Error| Error::io("create", report.display().to_string(), e);
-    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&report).map_err(|e| io(&e))?;
-    // Its space is taken now: to write to a mapped hole of a full file system ends in SIGBUS.
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 4096)
-        .map_err(|e| Error::sys("fallocate", report.display().to_string(), e))?;
-    let groups = serde_json::to_vec(groups).unwrap_or_default();
-    let place = dir.join(GROUPS);
-    let written = File::options().write(true).create_new(true).mode(0o600).open(&place);
-    written
-        .and_then(|mut file| file.write_all(&groups))
-        .map_err(|e| Error::io("write", place.display().to_string(), &e))?;
+    let mut file =
+        File::options().read(true).write(true).create_new(true).mode(0o600).open(&report).map_err(|e| io(&e))?;
+    // Its page is written, not left out: to write to a mapped hole of a full file system ends in SIGBUS.
+    let mut text = vec![0; GROUPS_AT];
+    text.extend(serde_json::to_vec(groups).unwrap_or_default());
+    text.resize(text.len().max(Report::LENGTH), 0);
+    file.write_all(&text).map_err(|e| Error::io("write", report.display().to_string(), &e))?;
     let saved = Request {
         stdio: request.stdio.given(),
         no_pivot: request.no_pivot,
@@ -80,7 +85,7 @@ pub(super) fn park_files(
         steps: plan.child.len(),
         plain: request.spec.process.is_some() && request.spec.hooks.poststart.is_empty(),
     };
-    Ok((fifo, file, saved))
+    Ok((file, saved))
 }
 
 /// A process may be missing at create; at start it may not (runtime-spec config.md#process).
@@ -106,17 +111,23 @@ pub fn is_parked(dir: &Path) -> Result<bool> {
 /// # Errors
 /// As [`Record::destroy`].
 pub fn abandon(dir: &Path) -> Result<()> {
-    let place = dir.join(GROUPS);
-    let text = match std::fs::read(&place) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        text => text.map_err(|e| Error::io("read", place.display().to_string(), &e))?,
+    let read = |name: &str| {
+        let place = dir.join(name);
+        match std::fs::read(&place) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            text => text.map_err(|e| Error::io("read", place.display().to_string(), &e)),
+        }
     };
-    // One that is not whole was written before there was a process.
-    let Ok(groups) = serde_json::from_slice::<crate::cgroup::Record>(&text) else { return Ok(()) };
+    let report = read(REPORT)?;
+    let text = report.get(GROUPS_AT..).unwrap_or_default();
+    let end = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let text = if end == 0 { &read(GROUPS)? } else { &text[..end] };
+    // What is not whole was written before there was a process.
+    let Ok(groups) = serde_json::from_slice::<crate::cgroup::Record>(text) else { return Ok(()) };
     if groups == crate::cgroup::Record::default() {
         return Ok(());
     }
-    let cgroup = Cgroup::open(&Layout::read()?, &groups)?;
+    let cgroup = Cgroup::recorded(&groups)?;
     cgroup.kill(libc::SIGKILL)?;
     cgroup.remove()
 }
@@ -125,20 +136,21 @@ fn open_fifo(dir: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(dir.join(FIFO), OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Starts a container that was created with [`super::StartBy::Anyone`] and waits until its payload is executed.
+/// Starts a container that was created with [`super::StartBy::Anyone`] and waits until its payload is executed. A command
+/// does that, which ends then: if all goes well, two descriptors are left for that to close.
 pub fn start_parked(dir: &Path, record: &Record) -> Result<()> {
     let state = |reason: &str| Error::new(Kind::State, "start", &record.id, reason);
     let fifo = match open_fifo(dir) {
         Ok(fifo) => fifo,
-        Err(Errno::NOENT | Errno::NXIO) if record.init()?.is_some() => {
+        Err(Errno::NOENT | Errno::NXIO) if record.is_alive()? => {
             return Err(state("cannot start an already running container"));
         }
         Err(Errno::NOENT | Errno::NXIO) => return Err(state("cannot start a container that has stopped")),
         Err(e) => return Err(Error::sys("open", dir.join(FIFO).display().to_string(), e)),
     };
-    let path = dir.join(REPORT);
-    let file = File::options().read(true).write(true).open(&path);
-    let report = Report::new(Some(&file.map_err(|e| Error::io("open", path.display().to_string(), &e))?))?;
+    let unread = |op, e: &std::io::Error| Error::io(op, dir.join(REPORT).display().to_string(), e);
+    // Before it goes on: somebody may delete it as soon as it has ended.
+    let report = File::open(dir.join(REPORT)).map_err(|e| unread("open", &e))?;
     let request = record.parked.clone().unwrap_or_else(|| {
         let text = std::fs::read(dir.join(REQUEST)).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
@@ -150,8 +162,10 @@ pub fn start_parked(dir: &Path, record: &Record) -> Result<()> {
     rustix::io::write(&fifo, b"g").map_err(|e| Error::sys("write", FIFO, e))?;
     let mut poll = [rustix::event::PollFd::new(&fifo, rustix::event::PollFlags::empty())];
     while rustix::event::poll(&mut poll, None) == Err(Errno::INTR) {}
-    if request.steps == 0 || report.errno() != 0 || report.step() + 1 != request.steps {
-        explain(&request, record, &report)?;
+    let said = Page::read(&report).map_err(|e| unread("read", &e))?;
+    std::mem::forget((fifo, report));
+    if said.errno() != 0 || request.steps != 0 && said.step() + 1 != request.steps {
+        explain(&request, record, &said)?;
     }
     let Some(spec) = spec else { return Ok(()) };
     let bundle = record.bundle.to_str().unwrap_or_default();
@@ -160,7 +174,7 @@ pub fn start_parked(dir: &Path, record: &Record) -> Result<()> {
 }
 
 /// Compiles the plan again, which the child was cloned with, to say what its report means.
-fn explain(request: &Request, record: &Record, report: &Report) -> Result<()> {
+fn explain(request: &Request, record: &Record, report: &Page) -> Result<()> {
     let (spec, host) = (Spec::load(&record.bundle)?, Host::read()?);
     let visible = if request.no_pivot { visible_kernel_mounts()? } else { Vec::new() };
     let plan = compile::init(&compile::Init {
@@ -175,8 +189,13 @@ fn explain(request: &Request, record: &Record, report: &Report) -> Result<()> {
         no_new_keyring: request.no_new_keyring,
         preserve_fds: request.preserve_fds,
     })?;
+    if plan.child.len() != request.steps {
+        // It was cloned with the plan of another mini, whose steps have other numbers.
+        let mut error = Error::new(Kind::Kernel, "start", &record.id, format!("failed at step {}", report.step()));
+        error.errno = (report.errno() != 0).then(|| Errno::from_raw_os_error(report.errno()));
+        return Err(error);
+    }
     match report.errno() {
-        0 if report.step() + 1 == plan.child.len() => Ok(()),
         0 => Err(fault::killed(&plan, report.step(), 128 + libc::SIGKILL, false)),
         errno => Err(fault::sentence(&plan, Section::Child, report.step(), errno, report.value())),
     }
@@ -198,4 +217,43 @@ pub fn visible_kernel_mounts() -> Result<Vec<PathBuf>> {
         .collect();
     found.reverse();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    /// A child that is let go, says this, and ends or executes.
+    fn start(steps: usize, step: u32, errno: i32) -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = r#"{"ociVersion":"1.0.0","root":{"path":"rootfs"},"process":{"cwd":"/","args":["true"],"user":{}}}"#;
+        std::fs::write(dir.path().join("config.json"), spec).unwrap();
+        let fifo = gate(dir.path()).unwrap();
+        let report = File::create(dir.path().join(REPORT)).unwrap();
+        let child = std::thread::spawn(move || {
+            let mut byte = [0];
+            rustix::io::read(&fifo, &mut byte).unwrap();
+            report.write_all_at(&[step.to_ne_bytes(), errno.to_ne_bytes(), [0; 4], [0; 4]].concat(), 0).unwrap();
+        });
+        let parked = Some(Request { steps, plain: steps != 0, ..Request::default() });
+        let record = Record { id: "a".into(), bundle: dir.path().into(), parked, ..Record::default() };
+        let done = start_parked(dir.path(), &record);
+        child.join().unwrap();
+        done
+    }
+
+    #[test]
+    fn what_another_mini_has_parked_is_started_and_its_failure_is_told() {
+        start(300, 299, 0).unwrap();
+        // An older mini did not say how many steps its plan had.
+        start(0, 70, 0).unwrap();
+        for steps in [0, 300] {
+            let error = start(steps, 70, libc::EIO).unwrap_err().to_string();
+            assert_eq!(error, "start \"a\": failed at step 70: input/output error");
+        }
+        let error = start(300, 70, 0).unwrap_err().to_string();
+        assert_eq!(error, "start \"a\": failed at step 70");
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! The order is that of docs/order.md, which says for each step what goes wrong when it is moved.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::namespaces::Wanted;
@@ -101,11 +101,13 @@ pub struct Compiler<'a> {
     pub(super) tty: Option<Slot>,
     pub(super) env: Option<super::List>,
     /// File systems of our own making, by destination: what they hold is known.
-    pub(super) mounted: HashMap<String, Slot>,
+    pub(super) mounted: BTreeMap<String, Slot>,
     /// Mounts of procfs and sysfs, by destination, and whether we have made them: what is masked there is looked up in the
     /// mount itself.
-    pub(super) kernel: HashMap<String, (Slot, bool)>,
+    pub(super) kernel: BTreeMap<String, (Slot, bool)>,
     pub(super) late_ro: Vec<(Slot, String)>,
+    /// Where the working directory is while mounts are made.
+    pub(super) cwd: Option<Slot>,
     proc: Option<Slot>,
     null: Option<Slot>,
     process_dir: Option<Slot>,
@@ -204,9 +206,10 @@ impl<'a> Compiler<'a> {
             root: None,
             tty: None,
             env: None,
-            mounted: HashMap::new(),
-            kernel: HashMap::new(),
+            mounted: BTreeMap::new(),
+            kernel: BTreeMap::new(),
             late_ro: Vec::new(),
+            cwd: None,
             proc: None,
             null: None,
             process_dir: None,

@@ -1,6 +1,6 @@
 //! The one tail of init and exec: names, limits, identity, capabilities, seccomp, execve.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use rustix::io::Errno;
 
@@ -281,7 +281,7 @@ impl Compiler<'_> {
 
     /// The environment, the last of equal names winning, with room for HOME when it has none.
     fn environment(&mut self, process: &Process) -> super::List {
-        let mut seen = HashSet::new();
+        let mut seen = BTreeSet::new();
         let mut env: Vec<&String> = process.env.iter().rev().collect();
         env.retain(|e| seen.insert(e.split_once('=').map_or(e.as_str(), |(name, _)| name)) && *e != "HOME=");
         env.reverse();

@@ -1,4 +1,4 @@
-//! What holds for every plan whatsoever; checked over random specs by the tests, and over each plan in debug builds.
+//! What holds for every plan whatsoever; checked by the tests over real specs and over random ones.
 
 mod flow;
 mod root;
@@ -61,7 +61,11 @@ fn order(plan: &Plan) -> Option<String> {
         ("the bounding set before the user", last(&|o| matches!(o, Op::Bounding { .. })), setuid),
         ("the user before the capabilities", setuid, at(&|o| matches!(o, Op::Capset { .. }))),
         ("the directory is checked after the user", setuid, at(&|o| matches!(o, Op::CheckCwd))),
-        ("mounts before pivot_root", last(&|o| matches!(o, Op::Fsmount { .. })), at(&|o| matches!(o, Op::PivotRoot))),
+        (
+            "mounts before pivot_root",
+            last(&|o| matches!(o, Op::Fsmount { .. } | Op::Mount { .. })),
+            at(&|o| matches!(o, Op::PivotRoot)),
+        ),
         (
             "the group before its namespace",
             last(&|o| matches!(o, Op::Write { slot, .. } if plan.given.tasks.contains(slot))),

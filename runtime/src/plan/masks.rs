@@ -5,7 +5,7 @@
 use super::compile::Compiler;
 use super::mounts::clean;
 use super::options::attr;
-use super::rootfs::{CLONE, DIRECTORY, EMPTY_PATH, PLACE, RECURSIVE, resolve};
+use super::rootfs::{CLONE, DIRECTORY, EMPTY_PATH, NO_LINK, PLACE, RECURSIVE, resolve};
 use super::{Dir, Label, Op, Slot, Str};
 
 /// Links in the root of a procfs, which lead elsewhere in it: what is meant is where they lead.
@@ -13,9 +13,6 @@ const LINKS: [&str; 4] = ["self", "thread-self", "net", "mounts"];
 
 /// How many masks may leave their descriptor open until execve; after that each is closed for the next.
 const LEFT_OPEN: usize = 64;
-
-/// open_tree(2) AT_SYMLINK_NOFOLLOW
-const NO_LINK: u32 = libc::AT_SYMLINK_NOFOLLOW as u32;
 
 /// A path on which something is put.
 enum Target {
@@ -29,8 +26,8 @@ enum Target {
 struct Covers {
     /// An empty read-only tmpfs, detached, for directories.
     directory: Slot,
-    /// A null device, for files.
-    file: Slot,
+    /// A null device, for files, and the flags of open_tree(2) that copy it.
+    file: (Slot, Str, u32),
     /// A detached copy of the null device.
     copy: Slot,
 }
@@ -110,17 +107,27 @@ impl Compiler<'_> {
 
     /// The node that covers files: the container's where its /dev is of our making, so that nothing of the host's shows in
     /// the container's mount table; else the host's.
-    fn null_to_show(&mut self) -> Slot {
+    fn null_to_show(&mut self) -> (Slot, Str, u32) {
+        const NULL: &str = "/dev/null";
+        let (empty, flags) = (self.b.str(""), CLONE | EMPTY_PATH);
         let Some(dev) = self.mounted.get("/dev").copied() else {
-            return self.host_file("/dev/null", libc::makedev(1, 3));
+            return (self.host_file(NULL, libc::makedev(1, 3)), empty, flags);
         };
+        let spec = self.spec;
+        let mut named = spec.mounts.iter().map(|m| &m.destination).chain(spec.linux.devices.iter().map(|d| &d.path));
+        let hooks = &spec.hooks;
+        let hooked = [&hooks.prestart, &hooks.create_runtime, &hooks.create_container].iter().any(|h| !h.is_empty());
+        if !hooked && !named.any(|path| clean(path) == NULL) {
+            // The default device, which nobody else has had a hand in.
+            return (dev, self.b.str("null"), CLONE | NO_LINK);
+        }
         // Needed for every mask: no scratch slot, which would come to hold something else after many mounts.
         let slot = self.b.slot("/dev/null");
         let path = self.b.str("null");
         let resolve = resolve::BENEATH | resolve::NO_SYMLINKS;
         self.b.op(Op::Open { dir: Dir::At(dev), path, flags: PLACE, mode: 0, resolve, into: slot });
         self.b.op(Op::CheckNode { slot, mode: libc::S_IFCHR, dev: libc::makedev(1, 3) });
-        slot
+        (slot, empty, flags)
     }
 
     /// Files are covered by a null device, directories by one empty read-only tmpfs.
@@ -133,22 +140,24 @@ impl Compiler<'_> {
         let root = self.root().slot;
         self.b.from("/linux/maskedPaths");
         let (directory, copy) = (self.b.slot("mask"), self.b.slot("file mask"));
-        self.fresh("tmpfs", &[("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "0755")], attr::RDONLY, directory);
+        self.fresh("tmpfs", &[("nr_blocks", "1"), ("nr_inodes", "1")], attr::RDONLY, directory);
         let covers = Covers { directory, file: self.null_to_show(), copy };
-        let targets: Vec<Target> = paths.iter().map(|path| self.target(path)).collect();
+        let mut targets: Vec<(usize, Target)> = paths.iter().map(|path| self.target(path)).enumerate().collect();
+        // A copy of the null device that was not used is for the next of those that can take it.
+        targets.sort_by_key(|(_, target)| matches!(target, Target::Any));
         // Where each mask begins, without and with a copy of the null device at hand.
         let starts: Vec<[Label; 2]> = (0..=paths.len()).map(|_| [self.b.label(), self.b.label()]).collect();
-        for (i, path) in paths.iter().enumerate() {
-            self.b.from(format!("/linux/maskedPaths/{i}"));
+        for (i, (place, target)) in targets.iter().enumerate() {
+            self.b.from(format!("/linux/maskedPaths/{place}"));
             let [bare, next] = [starts[i][0], starts[i + 1][0]];
             self.b.bind(bare);
-            match targets[i] {
+            match *target {
                 Target::Fresh { dir, name } => {
-                    let direct = matches!(targets.get(i + 1), Some(Target::Fresh { .. }));
+                    let direct = matches!(targets.get(i + 1), Some((_, Target::Fresh { .. })));
                     let next = [next, starts[i + 1][usize::from(direct)]];
                     self.mask_fresh(&covers, (dir, name), starts[i][1], next, i < LEFT_OPEN);
                 }
-                Target::Any => self.mask_any(&covers, root, path),
+                Target::Any => self.mask_any(&covers, root, &paths[*place]),
             }
         }
         self.b.bind(starts[paths.len()][0]);
@@ -161,7 +170,8 @@ impl Compiler<'_> {
         let empty = self.b.str("");
         let flags = CLONE | EMPTY_PATH;
         let (is_dir, first, put, used) = (self.b.label(), self.b.label(), self.b.label(), self.b.label());
-        self.b.op(Op::OpenTree { dir: Dir::At(covers.file), path: empty, flags, into: covers.copy });
+        let (null, file, how) = covers.file;
+        self.b.op(Op::OpenTree { dir: Dir::At(null), path: file, flags: how, into: covers.copy });
         self.b.bind(ready);
         let file = Op::MoveMountTo { from: covers.copy, dir, name };
         let taken = if leave { used } else { bare };
@@ -197,7 +207,8 @@ impl Compiler<'_> {
         self.b.bind(first);
         self.b.op_on(Op::MoveMount { from: covers.directory, to: place }, &[(0, skip)]);
         self.b.bind(file);
-        self.b.op(Op::OpenTree { dir: Dir::At(covers.file), path: empty, flags, into: tree });
+        let (null, name, how) = covers.file;
+        self.b.op(Op::OpenTree { dir: Dir::At(null), path: name, flags: how, into: tree });
         self.b.bind(done);
         self.b.op(Op::MoveMount { from: tree, to: place });
         self.b.bind(skip);

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::compile::{Compiler, PROC_SUPER_MAGIC};
 use super::options::{Change, Options, attr};
 use super::rootfs::{Attributes, CLONE, DIRECTORY, NOFOLLOW, PLACE, RECURSIVE, resolve};
-use super::{Dir, Op, Section, Slot};
+use super::{Dir, Edge, Op, Section, Slot};
 use crate::error::{Error, Result};
 use crate::spec::Mount;
 
@@ -28,7 +28,7 @@ const BELOW_PROC: &[&str] = &[
 
 /// What kind of place a mount needs.
 #[derive(Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     /// A directory.
     Directory,
     /// A directory reached without any symbolic link.
@@ -39,11 +39,13 @@ enum Place {
 
 /// Where a mount goes.
 #[derive(Clone, Copy)]
-enum Spot {
+pub(super) enum Spot {
     /// Onto what is open.
     At(Slot),
     /// Onto one component of a file system that we have just made.
     In { dir: Slot, name: super::Str },
+    /// Onto a directory in the root directory itself, which may be missing or a link.
+    Top(Place),
 }
 
 /// `/a/b` for `a//./b/`: the specification allows relative destinations. `..` is resolved by name, as runc does.
@@ -87,14 +89,8 @@ impl Compiler<'_> {
         }
         match mount.kind.as_str() {
             "cgroup" | "cgroup2" => return self.cgroup(&options, &dest, pointer),
-            "proc" | "sysfs" => {
-                let spot = self.spot(&dest, Place::Ordinary);
-                self.new_filesystem(mount, &options, &dest, spot, pointer);
-            }
-            _ => {
-                let spot = self.spot(&dest, Place::Directory);
-                self.new_filesystem(mount, &options, &dest, spot, pointer);
-            }
+            "proc" | "sysfs" => self.new_filesystem(mount, &options, &dest, Place::Ordinary, pointer),
+            _ => self.new_filesystem(mount, &options, &dest, Place::Directory, pointer),
         }
         Ok(())
     }
@@ -129,7 +125,7 @@ impl Compiler<'_> {
     }
 
     /// The mount point inside the root, made when it is missing.
-    fn spot(&mut self, dest: &str, kind: Place) -> Spot {
+    pub(super) fn spot(&mut self, dest: &str, kind: Place) -> Spot {
         let (parent, name) = dest.rsplit_once('/').unwrap_or(("", dest));
         if let Some(dir) = self.mounted.get(parent).copied() {
             // Nothing can be there but what we put there.
@@ -137,18 +133,31 @@ impl Compiler<'_> {
             self.create_last(dir, name, kind);
             return Spot::In { dir, name };
         }
-        Spot::At(self.open_place(dest, kind))
+        // What is bound may be a file, and a file can be mounted on a link.
+        let directory = !matches!(kind, Place::Like(_));
+        if parent.is_empty() && directory { Spot::Top(kind) } else { Spot::At(self.open_place(dest, kind)) }
     }
 
-    fn attach(&mut self, from: Slot, spot: Spot) {
+    /// move_mount(2) of a name follows no link, does not put a directory on one, and one component has no others on its way:
+    /// what is usual in the root directory needs not be opened first. Whatever else is there, or is not, goes the long way.
+    pub(super) fn attach(&mut self, from: Slot, spot: Spot, dest: &str) {
         match spot {
             Spot::At(to) => self.move_to(from, to),
             Spot::In { dir, name } => self.b.op(Op::MoveMountTo { from, dir, name }),
+            Spot::Top(kind) => {
+                let (long, done) = (self.b.label(), self.b.label());
+                let (dir, name) = (self.root().slot, self.b.str(dest.trim_start_matches('/')));
+                self.b.op_on(Op::MoveMountTo { from, dir, name }, &[(0, done), (Edge::ANY, long)]);
+                self.b.bind(long);
+                let to = self.open_place(dest, kind);
+                self.move_to(from, to);
+                self.b.bind(done);
+            }
         }
     }
 
     /// Opens the mount point inside the root, making it when it is missing.
-    fn open_place(&mut self, dest: &str, kind: Place) -> Slot {
+    pub(super) fn open_place(&mut self, dest: &str, kind: Place) -> Slot {
         let root = self.root().slot;
         let into = self.b.scratch(dest);
         let path = self.b.str(dest);
@@ -240,7 +249,7 @@ impl Compiler<'_> {
             self.change(tree, own, false);
             self.change(tree, options.deep, true);
         }
-        self.attach(tree, spot);
+        self.attach(tree, spot, dest);
         if !self.host.mount_setattr {
             self.propagation_of(tree, &[self.root().propagation | libc::MS_REC]);
             if !own.is_empty() {
@@ -265,14 +274,14 @@ impl Compiler<'_> {
         self.spec.mounts.iter().any(shared)
     }
 
-    fn change(&mut self, mount: Slot, change: Change, recursive: bool) {
+    pub(super) fn change(&mut self, mount: Slot, change: Change, recursive: bool) {
         if !change.is_empty() {
             let Change { set, clear } = change;
             self.b.op(Op::SetAttr { mount, set, clear, propagation: 0, idmap: None, recursive });
         }
     }
 
-    fn propagation_of(&mut self, mount: Slot, kinds: &[u64]) {
+    pub(super) fn propagation_of(&mut self, mount: Slot, kinds: &[u64]) {
         for bits in kinds {
             if self.host.mount_setattr {
                 let (propagation, recursive) = (bits & !libc::MS_REC, bits & libc::MS_REC != 0);
@@ -302,101 +311,6 @@ impl Compiler<'_> {
         self.b.op(Op::SetAttr { mount: tree, set: attr::IDMAP, clear: 0, propagation: 0, idmap, recursive });
     }
 
-    fn new_filesystem(&mut self, mount: &Mount, options: &Options, dest: &str, spot: Spot, pointer: &str) {
-        let fs = self.b.scratch(format!("{dest} fs"));
-        let tree = self.b.slot(format!("{dest} mount"));
-        let kind = self.b.str(&mount.kind);
-        let copy_up = mount.kind == "tmpfs" && options.copy_up;
-        if copy_up {
-            // The parent makes and fills it, and hands it over detached.
-            self.b.section(Section::Prepare);
-        }
-        let (copy, attach) = (self.b.label(), self.b.label());
-        let or_copy = mount.kind == "sysfs" && self.wanted.user();
-        let refused = [(libc::EPERM, copy)];
-        let edges: &[_] = if or_copy { &refused } else { &[] };
-        self.b.op_on(Op::Fsopen { kind, into: fs }, edges);
-        if !mount.source.is_empty() {
-            let (key, value) = (self.b.str("source"), self.b.str(&mount.source));
-            self.b.op(Op::FsString { fs, key, value });
-        }
-        let tmpfs = mount.kind == "tmpfs";
-        if tmpfs && !options.data.iter().any(|d| d.starts_with("mode=")) {
-            if copy_up {
-                let (key, value) = (self.b.str("mode"), self.b.str("0755"));
-                self.b.op(Op::FsString { fs, key, value });
-            } else {
-                let of = self.opened(spot, dest);
-                self.b.op(Op::FsModeOf { fs, of });
-            }
-        }
-        self.data(fs, options);
-        // Ours alone: the flag of the mount is enough. A file system on a device has to know it itself.
-        let ours = matches!(mount.kind.as_str(), "tmpfs" | "proc" | "sysfs" | "devpts" | "mqueue" | "ramfs");
-        if options.own.set & attr::RDONLY != 0 && !ours {
-            let key = self.b.str("ro");
-            self.b.op(Op::FsFlag { fs, key });
-        }
-        self.b.op_on(Op::FsCreate { fs }, edges);
-        let late = options.own.set & attr::RDONLY != 0 && (tmpfs || dest == "/dev");
-        let own = if late { without_ro(options.own) } else { options.own };
-        let fsmount = Op::Fsmount { fs, attr: own.set, into: tree };
-        if or_copy {
-            self.b.op_on(fsmount, &[(0, attach)]);
-            self.b.bind(copy);
-            // A user namespace that does not own its network namespace may not mount a new sysfs, but may show the host's.
-            let path = self.b.str("/sys");
-            self.b.op(Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE | RECURSIVE, into: tree });
-            self.change(tree, own, true);
-        } else {
-            self.b.bind(copy);
-            self.b.op(fsmount);
-        }
-        self.b.bind(attach);
-        self.change(tree, options.deep, true);
-        if copy_up {
-            let (root, from) = (self.root().slot, self.b.str(dest));
-            self.b.op(Op::CopyUp { root, from, into: tree });
-            self.b.section(Section::Child);
-        }
-        self.attach(tree, spot);
-        self.propagation_of(tree, &options.propagation);
-        if late {
-            self.late_ro.push((tree, pointer.to_owned()));
-        }
-        if matches!(mount.kind.as_str(), "proc" | "sysfs") {
-            self.kernel.insert(dest.to_owned(), (tree, !or_copy));
-        }
-        if tmpfs && !copy_up {
-            self.mounted.insert(dest.to_owned(), tree);
-        }
-    }
-
-    fn opened(&mut self, spot: Spot, dest: &str) -> Slot {
-        let (dir, path) = match spot {
-            Spot::At(slot) => return slot,
-            Spot::In { dir, name } => (Dir::At(dir), name),
-        };
-        let into = self.b.scratch(dest);
-        let resolve = resolve::BENEATH | resolve::NO_SYMLINKS;
-        self.b.op(Op::Open { dir, path, flags: PLACE, mode: 0, resolve, into });
-        into
-    }
-
-    fn data(&mut self, fs: Slot, options: &Options) {
-        for name in &options.supers {
-            let key = self.b.str(name);
-            self.b.op(Op::FsFlag { fs, key });
-        }
-        for item in &options.data {
-            let op = match item.split_once('=') {
-                Some((key, value)) => Op::FsString { fs, key: self.b.str(key), value: self.b.str(value) },
-                None => Op::FsFlag { fs, key: self.b.str(item) },
-            };
-            self.b.op(op);
-        }
-    }
-
     fn remount(&mut self, _mount: &Mount, options: &Options, dest: &str) -> Result<()> {
         let root = self.root().slot;
         let into = self.b.scratch(dest);
@@ -419,12 +333,12 @@ impl Compiler<'_> {
         let spot = self.spot(dest, Place::Directory);
         let namespace = self.wanted.has(crate::spec::NamespaceKind::Cgroup);
         if let Some(group) = self.groups.iter().find(|g| g.unified && g.name.is_empty()).cloned() {
-            return self.cgroup2(options, spot, &group, namespace);
+            return self.cgroup2(options, spot, dest, &group, namespace);
         }
         let tmpfs = self.b.slot(format!("{dest} mount"));
         let read_only = options.own.set & attr::RDONLY != 0;
         self.fresh("tmpfs", &[("source", "tmpfs"), ("mode", "755")], without_ro(options.own).set, tmpfs);
-        self.attach(tmpfs, spot);
+        self.attach(tmpfs, spot, dest);
         for group in self.groups.to_vec().iter().filter(|g| !g.unified) {
             let tree = self.b.scratch(&group.name);
             if namespace {
@@ -437,7 +351,7 @@ impl Compiler<'_> {
             }
             let name = self.b.str(&group.name);
             self.create_last(tmpfs, name, Place::Directory);
-            self.attach(tree, Spot::In { dir: tmpfs, name });
+            self.attach(tree, Spot::In { dir: tmpfs, name }, dest);
             if group.name.contains(',') {
                 for alias in group.name.split(',') {
                     let (target, name) = (self.b.str(&group.name), self.b.str(alias));
@@ -468,7 +382,14 @@ impl Compiler<'_> {
         self.b.op(Op::Fsmount { fs, attr: 0, into: tree });
     }
 
-    fn cgroup2(&mut self, options: &Options, spot: Spot, group: &super::compile::Group, namespace: bool) -> Result<()> {
+    fn cgroup2(
+        &mut self,
+        options: &Options,
+        spot: Spot,
+        dest: &str,
+        group: &super::compile::Group,
+        namespace: bool,
+    ) -> Result<()> {
         let tree = self.b.slot("cgroup2");
         let fs = self.b.scratch("cgroup2 fs");
         let kind = self.b.str("cgroup2");
@@ -484,18 +405,18 @@ impl Compiler<'_> {
         self.b.op(Op::Fsmount { fs, attr: 0, into: tree });
         self.b.bind(made);
         self.change(tree, options.own, false);
-        self.attach(tree, spot);
+        self.attach(tree, spot, dest);
         self.propagation_of(tree, &options.propagation);
         Ok(())
     }
 }
 
-fn without_ro(change: Change) -> Change {
+pub(super) fn without_ro(change: Change) -> Change {
     Change { set: change.set & !attr::RDONLY, clear: change.clear }
 }
 
 /// Attribute bits as MS_* flags, for kernels before 5.12.
-fn mount_flags(set: u64) -> u64 {
+pub(super) fn mount_flags(set: u64) -> u64 {
     [
         (attr::RDONLY, libc::MS_RDONLY),
         (attr::NOSUID, libc::MS_NOSUID),

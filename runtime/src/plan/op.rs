@@ -63,7 +63,7 @@ pub enum Op {
     CheckFs { slot: Slot, magic: u32, is: bool },
     /// fstat(2): fails with ENODEV when the node is not of this type and device number (0 is any)
     CheckNode { slot: Slot, mode: u32, dev: u64 },
-    /// dup3(2) to a fixed number
+    /// dup3(2) to a fixed number; nothing if it is there already, which only standard streams are
     Dup { slot: Slot, to: i32 },
     /// fcntl(2) F_SETFD 0 on a fixed number
     Inherit { fd: i32 },
@@ -87,6 +87,9 @@ pub enum Op {
     FsCreate { fs: Slot },
     /// fsmount(2)
     Fsmount { fs: Slot, attr: u64, into: Slot },
+    /// mount(2) of a new file system onto the working directory itself, or onto one component of a file system that we have
+    /// just made and entered
+    Mount { source: Str, path: Str, kind: Str, flags: u64, data: Str },
     /// mount_setattr(2)
     SetAttr { mount: Slot, set: u64, clear: u64, propagation: u64, idmap: Option<Slot>, recursive: bool },
     /// fstatfs(2) for the flags it has, then mount(2) MS_REMOUNT|MS_BIND with them, less `clear`, more `set`, through
@@ -96,7 +99,7 @@ pub enum Op {
     Propagation { mount: Option<Slot>, path: Str, flags: u64 },
     /// move_mount(2) of a detached mount onto an open path
     MoveMount { from: Slot, to: Slot },
-    /// move_mount(2) onto one component of a file system that we have just made
+    /// move_mount(2) onto one component of a file system that we have just made, or of a directory onto one of the root
     MoveMountTo { from: Slot, dir: Slot, name: Str },
     /// pivot_root(2) (".", ".")
     PivotRoot,

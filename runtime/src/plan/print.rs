@@ -168,7 +168,7 @@ pub fn call(op: &Op) -> &'static str {
         Op::FsString { .. } | Op::FsFlag { .. } | Op::FsModeOf { .. } | Op::FsCreate { .. } => "fsconfig",
         Op::Fsmount { .. } => "fsmount",
         Op::SetAttr { .. } => "mount_setattr",
-        Op::Remount { .. } => "mount",
+        Op::Mount { .. } | Op::Remount { .. } => "mount",
         Op::Propagation { .. } => "mount",
         Op::MoveMount { .. } | Op::MoveMountTo { .. } => "move_mount",
         Op::PivotRoot => "pivot_root",
@@ -237,6 +237,7 @@ impl Plan {
             | Op::Chroot { path }
             | Op::CopyUp { from: path, .. }
             | Op::Fsopen { kind: path, .. }
+            | Op::Mount { kind: path, .. }
             | Op::FsFlag { key: path, .. }
             | Op::Keyring { name: path, .. }
             | Op::Chdir { path }

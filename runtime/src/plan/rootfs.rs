@@ -22,6 +22,8 @@ pub(super) mod resolve {
 /// open_tree(2) flags for a detached copy.
 pub(super) const CLONE: u32 = 1 | libc::O_CLOEXEC as u32;
 pub(super) const RECURSIVE: u32 = libc::AT_RECURSIVE as u32;
+/// open_tree(2) AT_SYMLINK_NOFOLLOW
+pub(super) const NO_LINK: u32 = libc::AT_SYMLINK_NOFOLLOW as u32;
 pub(super) const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH as u32;
 /// open(2) flags of a handle that is only a place.
 pub(super) const PLACE: u32 = (libc::O_PATH | libc::O_CLOEXEC) as u32;
@@ -73,27 +75,17 @@ impl Compiler<'_> {
         }
         self.b.section(Section::Prepare);
         self.b.from("/root/path");
-        let dir = self.b.slot("rootfs");
         // Shared means that what the container mounts in its volumes reaches the host, not what it mounts on its root.
         let tree_bits = if bits & libc::MS_SHARED != 0 { libc::MS_PRIVATE } else { bits };
         let text = self.b.str(path.as_os_str().as_encoded_bytes());
-        self.b.op(Op::Open {
-            dir: Dir::Cwd,
-            path: text,
-            flags: PLACE | DIRECTORY | NOFOLLOW,
-            mode: 0,
-            resolve: 0,
-            into: dir,
-        });
-        let slot = if self.has_mount_namespace() {
-            let tree = self.b.slot("root");
-            let empty = self.b.str("");
-            let flags = CLONE | RECURSIVE | EMPTY_PATH;
-            self.detached(Dir::At(dir), empty, flags, tree_bits | libc::MS_REC, tree);
-            tree
+        let slot = self.b.slot("root");
+        if self.has_mount_namespace() {
+            // What is no directory, the child will not attach.
+            self.detached(Dir::Cwd, text, CLONE | RECURSIVE | NO_LINK, tree_bits | libc::MS_REC, slot);
         } else {
-            dir
-        };
+            let flags = PLACE | DIRECTORY | NOFOLLOW;
+            self.b.op(Op::Open { dir: Dir::Cwd, path: text, flags, mode: 0, resolve: 0, into: slot });
+        }
         self.root = Some(Root { slot, propagation: bits, path });
         self.b.section(Section::Child);
         Ok(())
@@ -208,8 +200,10 @@ impl Compiler<'_> {
                 self.b.op(Op::Umount { path: dot, flags: libc::MNT_DETACH as u32 });
             }
         }
-        // By descriptor: the one chdir of a plan is the payload's, and what it came to is remembered.
-        self.b.op(Op::Fchdir { slot });
+        if no_pivot.is_some() || !self.has_mount_namespace() || propagation & libc::MS_SHARED != 0 {
+            // By descriptor: the one chdir of a plan is the payload's, and what it came to is remembered.
+            self.b.op(Op::Fchdir { slot });
+        }
         if self.has_mount_namespace() && propagation & (libc::MS_SHARED | libc::MS_UNBINDABLE) != 0 {
             self.b.from("/linux/rootfsPropagation");
             self.b.op(Op::Propagation { mount: None, path: slash, flags: propagation });
@@ -256,7 +250,7 @@ impl Compiler<'_> {
 
     /// The working directory is made when it is missing, as runc does.
     pub(super) fn make_cwd(&mut self) {
-        let Some(process) = self.process else { return };
+        let Some(process) = self.process.filter(|p| p.cwd != "/") else { return };
         self.b.from(self.pointer("/cwd"));
         let root = self.root().slot;
         let done = self.b.label();

@@ -9,6 +9,7 @@
 //! left to `exe::seal`, which tries again, knows the other ways, and can say what is wrong.
 
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::raw;
 
@@ -53,6 +54,13 @@ pub unsafe extern "C" fn begin_early() {
         "b _start",
         early = sym early,
     );
+}
+
+static SEALED: AtomicBool = AtomicBool::new(false);
+
+/// True if it was found out before the C library began: our file is on a read-only mount.
+pub fn sealed() -> bool {
+    SEALED.load(Ordering::Relaxed)
 }
 
 const EXE: *const u8 = c"/proc/self/exe".as_ptr().cast();
@@ -117,7 +125,10 @@ unsafe fn seal(argv: *const usize, envp: *const usize) {
             return;
         }
         let word = stat.as_ptr().cast::<u64>();
-        if word.wrapping_add(FLAGS).read_volatile() & libc::ST_RDONLY != 0 || word.read_volatile() == TMPFS {
+        if word.wrapping_add(FLAGS).read_volatile() & libc::ST_RDONLY != 0 {
+            return SEALED.store(true, Ordering::Relaxed);
+        }
+        if word.read_volatile() == TMPFS {
             return;
         }
         let tree = raw(libc::SYS_open_tree, [CWD, exe, CLONE_CLOEXEC, 0, 0, 0]);

@@ -18,6 +18,7 @@ pub fn lines() -> Vec<Line> {
         Line("cve_2026_88265_null_is_a_link_as_stdio", stdio_null_is_a_link, &[], &[]),
         Line("cve_2025_52565_pts_is_a_link", pts_is_a_link, &[], &[]),
         Line("files_the_runtime_writes_are_links", written_files_are_links, &[], &[]),
+        Line("links_in_the_root_lead_on", links_in_the_root_lead_on, &[], &[]),
         Line("device_names_a_host_file", device_names_a_host_file, &[], crate::OTHERS),
     ]
 }
@@ -40,6 +41,30 @@ fn link_on_the_way(bed: &mut Bed<'_>) -> Verdict {
     let before = bed.canary();
     let ended = bed.run();
     Verdict::of(bed.canary() != before, ended)
+}
+
+/// What is mounted on a link in the root directory itself covers what the link leads to: an image's own script must not run
+/// in the place of the one that is bound over it.
+fn links_in_the_root_lead_on(bed: &mut Bed<'_>) -> Verdict {
+    let root = bed.rootfs();
+    for dir in ["real", "real/dir", "real/tmp"] {
+        fs::create_dir(root.join(dir)).unwrap();
+    }
+    for name in ["script", "dir/mark", "tmp/mark"] {
+        fs::write(root.join("real").join(name), "of the image\n").unwrap();
+    }
+    for (link, to) in [("entry", "real/script"), ("data", "real/dir"), ("scratch", "real/tmp")] {
+        symlink(to, root.join(link)).unwrap();
+    }
+    let volume = bed.path("volume");
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join("mark"), "bound\n").unwrap();
+    bed.mount("/entry", "bind", volume.join("mark").to_str().unwrap(), &["bind"]);
+    bed.mount("/data", "bind", volume.to_str().unwrap(), &["rbind"]);
+    bed.mount("/scratch", "tmpfs", "tmpfs", &["mode=700"]);
+    bed.script("cat /real/script /real/dir/mark; ls /real/tmp | wc -l; readlink /entry");
+    let ended = bed.run();
+    Verdict::of(ended.out != "bound\nbound\n0\nreal/script\n", ended)
 }
 
 /// A procfs or sysfs mounted where a link leads can be looked at under another name than the one that is masked.

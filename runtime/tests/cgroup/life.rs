@@ -202,18 +202,31 @@ fn record_and_open() -> Done {
     let record: runtime::cgroup::Record = serde_json::from_str(&text).unwrap();
     assert_eq!(record, group.0.record());
     let process = start(&group, "sleep");
-    let again = Cgroup::open(&layout(), &record).unwrap();
-    assert_eq!(again.pids().unwrap(), [process.pid]);
-    let mut bad = record.clone();
-    for place in bad.v1.iter_mut().chain(&mut bad.unified) {
-        place.group = "../../tmp".to_owned();
+    let openings: [fn(&runtime::cgroup::Record) -> runtime::Result<Cgroup>; 2] =
+        [|record| Cgroup::open(&layout(), record), Cgroup::recorded];
+    for open in openings {
+        assert_eq!(open(&record).unwrap().pids().unwrap(), [process.pid]);
+        // The last one is the group's own, by a name that leads up on its way.
+        for wrong in ["../../tmp", "", &format!("../{}", record.v1.first().or(record.unified.as_ref()).unwrap().group)]
+        {
+            let mut bad = record.clone();
+            for place in bad.v1.iter_mut().chain(&mut bad.unified) {
+                place.group = wrong.to_owned();
+            }
+            assert_eq!(open(&bad).unwrap_err().kind, Kind::Invalid, "{wrong}");
+        }
+        let mut bad = record.clone();
+        for place in bad.v1.iter_mut().chain(&mut bad.unified) {
+            place.mount = "/tmp".into();
+        }
+        assert_eq!(open(&bad).unwrap_err().kind, Kind::Invalid);
     }
-    assert_eq!(Cgroup::open(&layout(), &bad).unwrap_err().kind, Kind::Invalid);
-    let mut bad = record;
-    for place in bad.v1.iter_mut().chain(&mut bad.unified) {
-        place.mount = "/tmp".into();
+    // A group that is gone belongs here all the same.
+    drop(process);
+    drop(group);
+    for open in openings {
+        assert_eq!(open(&record).unwrap().pids().unwrap_err().kind, Kind::NotFound);
     }
-    assert_eq!(Cgroup::open(&layout(), &bad).unwrap_err().kind, Kind::Invalid);
     Ok(())
 }
 

@@ -101,6 +101,31 @@ pub fn delete(b: &Bench) {
     assert!(!b.root().join(&id).exists());
 }
 
+/// What is made for the container does not depend on the caller's umask, and neither does what the container makes.
+pub fn any_umask(b: &Bench) {
+    use std::os::unix::fs::PermissionsExt;
+    for (number, umask) in ["000", "022", "077", "777"].into_iter().enumerate() {
+        let id = b.id(&number.to_string());
+        b.spec(&["sh", "-c", "umask; exec sleep 1000"], |_| {});
+        let plain = b.command(&["create", &id]);
+        let out = std::fs::File::create(b.path("umask.out")).unwrap();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")])
+            .arg(plain.get_program())
+            .args(plain.get_args());
+        let status = command.current_dir(b.bundle()).stdin(Stdio::null()).stdout(out).status().unwrap();
+        assert!(status.success(), "umask {umask}");
+        if b.is_mini() {
+            let mode = std::fs::metadata(b.root().join(&id)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o711, "umask {umask}");
+        }
+        b.fine(&["start", &id]);
+        until("its umask", || std::fs::read_to_string(b.path("umask.out")).unwrap() == "0022\n");
+        b.fine(&["delete", "-f", &id]);
+    }
+}
+
 pub fn kill(b: &Bench) {
     let id = b.id("x");
     b.spec(

@@ -198,7 +198,12 @@ pub fn run(host: &Host, request: Create<'_>) -> Result<i32> {
 pub fn output(host: &Host, bundle: &Bundle, patch: &Value) -> Result<(i32, String)> {
     let spec = bundle.spec(patch);
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let stdio = Stdio { stdin: None, stdout: Some(writer.try_clone().unwrap().into()), stderr: Some(writer.into()) };
+    let stdio = Stdio {
+        own: false,
+        stdin: None,
+        stdout: Some(writer.try_clone().unwrap().into()),
+        stderr: Some(writer.into()),
+    };
     let status = run(host, Create { stdio, ..bundle.create(&spec) })?;
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();

@@ -143,7 +143,9 @@ fn a_procfs_that_is_covered_is_noticed() {
 #[test]
 fn a_way_out_of_the_root_is_noticed() {
     let plan = plain();
-    let inside = find(&plan, |o| matches!(o, Op::Open { resolve, .. } if resolve & 0x10 != 0));
+    let in_root = |s: &Step| matches!(s.op, Op::Open { resolve, .. } if resolve & 0x10 != 0);
+    // The last one: the first are what a law of their own asks for.
+    let inside = plan.child.iter().rposition(in_root).unwrap();
     let with = |how: u64| {
         changed(&plan, inside, |s| {
             if let Op::Open { resolve, .. } = &mut s.op {
@@ -171,7 +173,7 @@ fn a_way_out_of_the_root_is_noticed() {
     };
     let by_name =
         Op::OpenTree { dir: runtime::plan::Dir::Cwd, path: slash, flags: libc::O_CLOEXEC as u32, into: Slot(0) };
-    let after = find(&plan, |o| matches!(o, Op::PivotRoot)) + 4;
+    let after = find(&plan, |o| matches!(o, Op::Bounding { .. }));
     noticed(&changed(&plan, after, |s| s.op = by_name), "by name inside");
     let made = find(&plan, |o| matches!(o, Op::Mknod { .. }));
     let deep = changed(&plan, made, |s| {
@@ -180,7 +182,7 @@ fn a_way_out_of_the_root_is_noticed() {
         }
     });
     noticed(&deep, "is not one component");
-    let onto = find(&plan, |o| matches!(o, Op::MoveMountTo { .. }));
+    let onto = plan.child.iter().position(|s| matches!(s.op, Op::MoveMountTo { .. }) && s.on.0[0].is_none()).unwrap();
     let deep = changed(&plan, onto, |s| {
         if let Op::MoveMountTo { name, .. } = &mut s.op {
             *name = slash;
@@ -188,7 +190,7 @@ fn a_way_out_of_the_root_is_noticed() {
     });
     noticed(&deep, "may be anything");
     let root = plan.child[..onto].iter().find_map(|s| match s.op {
-        Op::Open { dir: runtime::plan::Dir::At(root), .. } => Some(root),
+        Op::Open { dir: runtime::plan::Dir::At(root), resolve, .. } if resolve & 0x10 != 0 => Some(root),
         _ => None,
     });
     let of_the_image = changed(&plan, onto, |s| {
@@ -197,6 +199,22 @@ fn a_way_out_of_the_root_is_noticed() {
         }
     });
     noticed(&of_the_image, "may be anything");
+    let top = plan.child.iter().position(|s| matches!(s.op, Op::MoveMountTo { dir, .. } if Some(dir) == root)).unwrap();
+    // Only as long as whatever else is there is looked at.
+    let missing = changed(&plan, top, |s| s.on.0[1].as_mut().unwrap().errno = libc::ENOENT);
+    noticed(&missing, "may be anything");
+    let at_once = find(&plan, |o| matches!(o, Op::Mount { .. }));
+    let entered = find(&plan, |o| matches!(o, Op::Fchdir { .. }));
+    assert_eq!(entered + 1, at_once);
+    noticed(&without(&plan, Section::Child, entered), "may be anything");
+    let of_the_image = changed(&plan, entered, |s| s.op = Op::Fchdir { slot: root.unwrap() });
+    noticed(&of_the_image, "may be anything");
+    let deep = changed(&plan, at_once, |s| {
+        if let Op::Mount { path, .. } = &mut s.op {
+            *path = slash;
+        }
+    });
+    noticed(&deep, "may be anything");
     let copied =
         find(&plan, |o| matches!(o, Op::OpenTree { flags, .. } if flags & libc::AT_SYMLINK_NOFOLLOW as u32 != 0));
     let link = changed(&plan, copied, |s| {
@@ -205,6 +223,36 @@ fn a_way_out_of_the_root_is_noticed() {
         }
     });
     noticed(&link, "may be a link");
+}
+
+#[test]
+fn what_is_mounted_on_is_what_was_entered() {
+    let itself = |plan: &Plan| -> Vec<usize> {
+        let is = |s: &Step| matches!(s.op, Op::Mount { path, .. } if plan.text(path) == ".");
+        (0..plan.child.len()).filter(|i| is(&plan.child[*i])).collect()
+    };
+    let plan = init(&hosts::hybrid(), &spec("ctr-2.3-default"), PLAIN).unwrap();
+    assert_eq!(laws::broken(&plan), None);
+    let [run] = itself(&plan)[..] else { panic!("/run") };
+    noticed(&without(&plan, Section::Child, run - 1), "may be anything");
+    // After very many mounts the slots of places are used again: a place is entered each time, whatever number it has.
+    let mount = |n: usize, kind: &str| runtime::spec::Mount {
+        destination: if kind == "bind" { format!("/deep/volume/{n}") } else { format!("/t{n}") },
+        kind: kind.into(),
+        source: "/tmp".into(),
+        options: vec![if kind == "bind" { "rbind" } else { "mode=700" }.into()],
+        ..runtime::spec::Mount::default()
+    };
+    for between in 0..40 {
+        let mut spec = spec("ctr-2.3-default");
+        spec.mounts.extend((0..60).map(|n| mount(n, "bind")));
+        spec.mounts.push(mount(100, "tmpfs"));
+        spec.mounts.extend((200..200 + between).map(|n| mount(n, "bind")));
+        spec.mounts.push(mount(300, "tmpfs"));
+        let plan = init(&hosts::hybrid(), &spec, PLAIN).unwrap();
+        assert_eq!(laws::broken(&plan), None, "{between} mounts between two");
+        assert_eq!(itself(&plan).len(), 3);
+    }
 }
 
 #[test]

@@ -65,19 +65,28 @@ fn create_mounted(shim: &Shim, create: &Create, spec: &Spec) -> Result<Made, Str
         start_by: StartBy::Us,
         fault: None,
     };
-    let (container, child) = Container::create(&shim.host, request).map_err(|e| create_failed(&e))?;
-    let noted = container.record().and_then(|record| {
+    let (mut oom, mut begun) = (None, false);
+    let made = Container::create_beside(&shim.host, request, &mut |record, cgroup| {
+        begun = true;
         record.save(&create.bundle)?;
-        pod::note(&create.bundle, &record)
+        pod::note(&create.bundle, record)?;
+        oom = cgroup.oom().ok();
+        Ok(())
     });
-    if let Err(error) = noted.map_err(|e| e.to_string()).and_then(|()| write_pid(&create.bundle, child.pid)) {
+    let (container, child) = made.map_err(|e| {
+        // What was there before is another's.
+        if begun {
+            forget(create);
+        }
+        create_failed(&e)
+    })?;
+    if let Err(error) = write_pid(&create.bundle, child.pid) {
         // The first error is the one that matters.
         let _deleted = container.delete();
         forget(create);
         bury(&child);
         return Err(error);
     }
-    let oom = container.cgroup().oom().ok();
     Ok(Made { container, child, wiring: opened.wiring, oom })
 }
 

@@ -159,6 +159,9 @@ fn what_cannot_be_created_leaves_nothing() {
         let words = r#"OCI runtime create failed: exec: "nothing-like-it": executable file not found in $PATH"#;
         assert_eq!((kind, text.as_str()), (Code::UNKNOWN, words));
         assert!(!is_mounted(&bed.path(&id).join("rootfs")));
+        let mut left: Vec<_> = std::fs::read_dir(bed.path(&id)).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["config.json", "rootfs"], "not the record, which was written while the process was prepared");
         assert_eq!(code(bed.delete(&id, "").await.unwrap_err()).0, Code::NOT_FOUND);
 
         let checkpoint = api::CreateTaskRequest { id: bed.id("b"), checkpoint: "/x".into(), ..Default::default() };

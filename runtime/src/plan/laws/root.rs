@@ -2,13 +2,13 @@
 
 use super::{SECTIONS, all};
 use crate::plan::rootfs::resolve;
-use crate::plan::{Dir, Op, Plan, Slot, Step};
+use crate::plan::{Dir, Edges, Op, Plan, Slot, Step};
 
 /// The way into the root file system, and that nothing of the host is reached from inside.
 pub(super) fn root(plan: &Plan) -> Option<String> {
     let slash = |o: &Op| matches!(*o, Op::Propagation { mount: None, path, .. } if plan.text(path) == "/");
     let private = all(plan, slash);
-    let moved = all(plan, |o| matches!(o, Op::MoveMount { .. } | Op::MoveMountTo { .. }));
+    let moved = all(plan, |o| matches!(o, Op::Mount { .. } | Op::MoveMount { .. } | Op::MoveMountTo { .. }));
     if moved.first().is_some_and(|m| private.first().is_none_or(|p| p > m)) {
         return Some("mounts of the child show on the host".into());
     }
@@ -134,6 +134,46 @@ pub(super) fn watched(plan: &Plan) -> Option<String> {
     None
 }
 
+/// Not a path, nor the directory itself or its parent.
+fn is_component(name: &str) -> bool {
+    !["", ".", ".."].contains(&name) && !name.contains('/')
+}
+
+/// mount(2) goes onto what was opened in the root and has just been entered, or onto a name in a file system of ours that has
+/// been entered and is still in its slot.
+fn is_entered(plan: &Plan, i: usize, name: &str) -> bool {
+    let before = &plan.child[..i];
+    let Some(at) = before.iter().rposition(|s| matches!(s.op, Op::Fchdir { .. })) else { return false };
+    let Op::Fchdir { slot } = before[at].op else { return false };
+    let fills = |s: &&Step| super::flow::slots(&s.op).1 == Some(slot);
+    if name == "." {
+        let opened = before[..at].iter().rfind(fills);
+        let in_root = opened.is_some_and(
+            |s| matches!(s.op, Op::Open { dir: Dir::At(_), resolve, .. } if resolve & resolve::IN_ROOT != 0),
+        );
+        return at + 1 == i && in_root;
+    }
+    let stays = before[at].on == Edges::default() && !before[at..].iter().any(|s| fills(&s));
+    is_component(name) && fresh(plan, at, slot) && stays
+}
+
+/// move_mount(2) puts no directory on a link, and whatever it does not take is opened inside the root by the same name.
+fn is_looked_at_else(plan: &Plan, step: &Step, name: &str) -> bool {
+    let Op::MoveMountTo { from, dir, .. } = step.op else { return false };
+    let directory = |s: &Step| matches!(s.op, Op::Fsmount { into, .. } if into == from);
+    let other = step.on.after(libc::EIO).and_then(|to| plan.child.get(usize::from(to)));
+    let opened = other.is_some_and(|s| {
+        matches!(s.op, Op::Open { dir: Dir::At(root), path, resolve, .. }
+            if root == dir && resolve & resolve::IN_ROOT != 0 && plan.text(path) == format!("/{name}"))
+    });
+    plan.child.iter().chain(&plan.prepare).any(directory) && opened
+}
+
+/// A file system that a step before the `i`th has made.
+fn fresh(plan: &Plan, i: usize, dir: Slot) -> bool {
+    plan.child[..i].iter().any(|s| matches!(s.op, Op::Fsmount { into, .. } if into == dir))
+}
+
 /// Below the rootfs nothing is reached by a string alone: openat2 stays in the root or beneath a directory, and names given
 /// to mkdirat, mknodat, symlinkat and unlinkat are one component.
 pub(super) fn paths(plan: &Plan) -> Option<String> {
@@ -141,7 +181,7 @@ pub(super) fn paths(plan: &Plan) -> Option<String> {
         match step.op {
             Op::Mkdir { name, .. } | Op::Mknod { name, .. } | Op::Unlink { name, .. } | Op::Symlink { name, .. } => {
                 let name = plan.text(name);
-                if name.is_empty() || name.contains('/') || name == ".." || name == "." {
+                if !is_component(&name) {
                     return Some(format!("child {i}: {name:?} is not one component"));
                 }
             }
@@ -153,14 +193,19 @@ pub(super) fn paths(plan: &Plan) -> Option<String> {
             {
                 return Some(format!("child {i}: {:?} may leave the root", plan.text(path)));
             }
+            Op::Mount { path, .. } => {
+                let name = plan.text(path);
+                if !is_entered(plan, i, &name) {
+                    return Some(format!("child {i}: {name:?} may be anything"));
+                }
+            }
             Op::MoveMountTo { dir, name, .. }
             | Op::OpenTree { dir: Dir::At(dir), path: name, .. }
             | Op::OpenTreeAttr { dir: Dir::At(dir), path: name, .. }
                 if !plan.text(name).is_empty() =>
             {
-                let fresh = |s: &Step| matches!(s.op, Op::Fsmount { into, .. } if into == dir);
                 let name = plan.text(name);
-                if name.contains('/') || name.starts_with('.') || !plan.child[..i].iter().any(fresh) {
+                if !is_component(&name) || !fresh(plan, i, dir) && !is_looked_at_else(plan, step, &name) {
                     return Some(format!("child {i}: {name:?} may be anything"));
                 }
                 if matches!(step.op, Op::OpenTree { flags, .. } | Op::OpenTreeAttr { flags, .. } if flags & libc::AT_SYMLINK_NOFOLLOW as u32 == 0)
