@@ -14,7 +14,7 @@ pub mod start;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use birth::{Dialogue, Unborn};
 pub use record::{Record, start_time};
@@ -117,7 +117,7 @@ type Beside<'a> = &'a mut dyn FnMut(&Record, &Cgroup) -> Result<()>;
 #[derive(Debug)]
 struct Parked {
     plan: Plan,
-    report: Report,
+    report: Arc<Report>,
     wire: Wire,
 }
 
@@ -204,7 +204,7 @@ impl Container {
         };
         parked.wire.release()?;
         let pidfd = self.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
-        let mut init = Unborn::parked(self.pid, pidfd);
+        let mut init = Unborn::parked(self.pid, pidfd, &parked.report);
         let mut dialogue = Dialogue {
             plan: &parked.plan,
             report: &parked.report,
@@ -264,7 +264,8 @@ impl Container {
         }
         lend_stdio(&mut image, &request.stdio);
         let into = fill(&mut image, attach, theirs, None);
-        let report = Report::new(None)?;
+        let report = Arc::new(Report::new(None)?);
+        let _expected = plan.respawns().then(|| reap::expect(&report));
         let mut child = match Unborn::spawn(&mut image, &report, into.as_ref()) {
             // Init has moved into a group below and hands controllers down: ours takes no processes in any more. A group that
             // was asked for by name is that one or none.
@@ -394,7 +395,9 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Be
     // The gate's number beside the child's end of the wire: both stay open there.
     let (wire, theirs) = Wire::pair()?;
     let gate = gate.map(start::gate).transpose()?;
-    let report = Report::new(file.as_ref())?;
+    let report = Arc::new(Report::new(file.as_ref())?);
+    let twice = plan.respawns();
+    let _expected = twice.then(|| reap::expect(&report));
     let mut image = Image::new(&plan, request.preserve_fds);
     image.fault = request.fault;
     give_stdio(&mut image, request.stdio);
@@ -430,7 +433,6 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Be
         let record = Record::new(request.id, request.bundle, spec, pid, cgroup, saved.clone())?;
         beside(&record, cgroup)
     };
-    let twice = plan.child.iter().any(|step| matches!(step.op, crate::plan::Op::Respawn { .. }));
     if !twice {
         note(pid)?;
     }

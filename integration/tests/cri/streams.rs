@@ -222,14 +222,22 @@ fn exec_on_a_terminal(bed: &Bed) -> Outcome {
         let id = pod.run("one", SLEEPER, json!({}))?;
         let command = cri.crictl_command(Some(LIMIT), &["exec", "--interactive", "--tty", &id, "sh"]);
         let mut terminal = Pty::start(&command, 40, 100)?;
-        terminal.send("stty size; tty; echo do''ne\n")?;
-        terminal.wait_for("40 100", LIMIT)?;
+        size(&mut terminal, "40 100\n")?;
+        terminal.send("tty; echo do''ne\n")?;
         terminal.wait_for("/dev/pts/0", LIMIT)?;
         terminal.wait_for("done", LIMIT)?;
         terminal.send("exit\n")?;
         let code = terminal.wait(LIMIT)?;
         ensure!(code == 0, "crictl exec -t ended with {code}");
         Ok(())
+    })
+}
+
+/// containerd sets the size after the start: asks inside until it is there.
+fn size(terminal: &mut Pty, expected: &str) -> Outcome {
+    eventually(LIMIT, || {
+        terminal.send("stty size\n")?;
+        terminal.wait_for(expected, Duration::from_millis(500))
     })
 }
 
@@ -269,8 +277,8 @@ fn attached_to_a_terminal(bed: &Bed) -> Outcome {
         let id = pod.run("one", "exec sh", json!({ "stdin": true, "tty": true }))?;
         let command = cri.crictl_command(Some(LIMIT), &["attach", "--stdin", "--tty", &id]);
         let mut terminal = Pty::start(&command, 33, 99)?;
-        terminal.send("stty size; echo do''ne\n")?;
-        terminal.wait_for("33 99", LIMIT)?;
+        size(&mut terminal, "33 99\n")?;
+        terminal.send("echo do''ne\n")?;
         terminal.wait_for("done", LIMIT)?;
         terminal.send("exit 3\n")?;
         ensure!(pod.wait_exited(&id)?["exit_code"] == 3, "the shell's exit code is lost");
