@@ -7,6 +7,7 @@
 //! a property of each controller's [`Place`].
 #![forbid(unsafe_code)]
 
+mod attach;
 mod below;
 mod devices;
 mod file;
@@ -20,17 +21,15 @@ mod systemd;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use below::Below;
+pub use attach::Attach;
 pub use freeze::Freezer;
 pub use layout::{Hierarchy, Layout, Unified};
 pub use oom::{Kills, Limit, Oom};
@@ -138,25 +137,19 @@ fn strange() -> Error {
     Error::new(Kind::Invalid, "", "", "the recorded cgroup is not one of this host")
 }
 
-/// One container's group on every hierarchy. Holds no descriptor until statistics are asked for.
+/// One container's group on every hierarchy. Holds no descriptor but of what is asked for often, see [`Cgroup::cool`].
 #[derive(Debug)]
 pub struct Cgroup {
     record: Record,
     stats: stats::Dirs,
+    tasks: attach::Tasks,
+    /// Somebody calls [`Cgroup::cool`].
+    cooled: AtomicBool,
     unsettled: Mutex<systemd::Unsettled>,
     /// Its version 2 group was there before us, and may have been killed once: see [`Cgroup::attach_below`].
     used: bool,
     /// Its version 2 group was made by us as a domain, and nobody has been in it who could have made it threaded.
     domain: AtomicBool,
-}
-
-/// What a child needs to be in the group from its first instruction on.
-#[derive(Debug)]
-pub struct Attach {
-    /// The directory for `CLONE_INTO_CGROUP`; `None` where there is no version 2 tree.
-    pub into: Option<OwnedFd>,
-    /// Open files, with their paths, into each of which the child, still single-threaded, writes `0`.
-    pub tasks: Vec<(String, OwnedFd)>,
 }
 
 impl Cgroup {
@@ -184,7 +177,7 @@ impl Cgroup {
         let used = record.unified.as_ref().is_some_and(|place| !made.contains(&place.dir()));
         let domain = AtomicBool::new(made.domain);
         made.keep();
-        Ok(Cgroup { record, stats: stats::Dirs::default(), used, domain, unsettled: Mutex::default() })
+        Ok(Cgroup { used, domain, ..Cgroup::at(record) })
     }
 
     /// The groups of a container that exists, from what [`Cgroup::record`] gave. They may be gone; then the calls on
@@ -211,92 +204,24 @@ impl Cgroup {
         if !record.places().all(sound) {
             return Err(strange());
         }
-        let (stats, unsettled) = (stats::Dirs::default(), Mutex::default());
-        Ok(Cgroup { record: record.clone(), stats, used: false, domain: AtomicBool::new(false), unsettled })
+        Ok(Self::at(record.clone()))
+    }
+
+    fn at(record: Record) -> Cgroup {
+        Cgroup {
+            record,
+            stats: stats::Dirs::default(),
+            tasks: attach::Tasks::default(),
+            cooled: AtomicBool::new(false),
+            unsettled: Mutex::default(),
+            used: false,
+            domain: AtomicBool::new(false),
+        }
     }
 
     /// Where the groups are.
     pub fn record(&self) -> Record {
         self.record.clone()
-    }
-
-    /// Opens what a child about to be cloned needs: the init of the container, or an exec.
-    ///
-    /// # Errors
-    /// A group is gone ([`Kind::NotFound`]), or a version 1 cpuset is still empty and cannot inherit.
-    pub fn attach(&self) -> Result<Attach> {
-        self.attach_below(&[], false)
-    }
-
-    /// [`Cgroup::attach`] to groups below the container's own, which must exist: words of `exec --cgroup`.
-    ///
-    /// `by_file` is for a group in which a process is killed at birth, as the kernel does with `CLONE_INTO_CGROUP` once
-    /// `cgroup.kill` was written there, for as long as the group exists (docs/kernel.md): the child, born beside us, moves
-    /// there by itself. Slower, because that waits for all processors.
-    ///
-    /// # Errors
-    /// As there; and those of the words.
-    pub fn attach_below(&self, words: &[String], by_file: bool) -> Result<Attach> {
-        let below = Below::parse(words)?;
-        below.check(&self.record)?;
-        self.attach_how(&below, by_file || self.used)
-    }
-
-    /// Before Linux 6.3 a child that is cloned into a version 2 group goes on with the memory nodes of its parent
-    /// (cpuset_fork, kernel commit 42a11bf5c543). True if those are others than the group's: then it has to move there.
-    pub fn keeps_nodes(&self, kernel: (u32, u32)) -> bool {
-        let Some(place) = self.record.unified.as_ref().filter(|place| place.has("cpuset") && kernel < (6, 3)) else {
-            return false;
-        };
-        let status = crate::kernfs::small("/proc/self/status").unwrap_or_default();
-        let own = status.lines().find_map(|line| line.strip_prefix("Mems_allowed_list:")).unwrap_or_default();
-        file::get(&place.dir().join("cpuset.mems.effective")).is_ok_and(|nodes| nodes.trim() != own.trim())
-    }
-
-    fn attach_how(&self, below: &Below, by_file: bool) -> Result<Attach> {
-        let mut tasks = Vec::with_capacity(self.record.v1.len());
-        for place in &self.record.v1 {
-            if place.has("cpuset") {
-                let mut dir = place.dir();
-                for part in below.path(place).split('/').filter(|part| !part.is_empty()) {
-                    dir.push(part);
-                    tree::inherit_cpuset(&dir, false)?;
-                }
-            }
-            let path = below.dir(place).join("tasks");
-            let fd = file::open(&path, OFlags::WRONLY).map_err(|e| file::fault("open", &path, e))?;
-            tasks.push((path.to_string_lossy().into_owned(), fd));
-        }
-        let Some(place) = &self.record.unified else { return Ok(Attach { into: None, tasks }) };
-        let dir = below.dir(place);
-        // The first attach is that of the first process.
-        let domain = self.domain.swap(false, Ordering::Relaxed);
-        let threaded = !domain && file::get(&dir.join("cgroup.type")).is_ok_and(|t| t.trim() == "threaded");
-        if threaded || by_file {
-            // A threaded group takes threads one by one; the child of a clone is one.
-            let path = dir.join(if threaded { "cgroup.threads" } else { "cgroup.procs" });
-            let fd = file::open(&path, OFlags::WRONLY).map_err(|e| file::fault("open", &path, e))?;
-            tasks.push((path.to_string_lossy().into_owned(), fd));
-            return Ok(Attach { into: None, tasks });
-        }
-        let fd = file::open(&dir, OFlags::DIRECTORY | OFlags::PATH).map_err(|e| file::fault("open", &dir, e))?;
-        Ok(Attach { into: Some(fd), tasks })
-    }
-
-    /// [`Cgroup::attach`] for an exec into a container whose init has moved into a group of its own below (systemd or a
-    /// docker in the container): once it hands controllers down, the container's group itself takes no process in, and
-    /// the clone fails with EBUSY. On version 2 the child is then born where `pid` is.
-    ///
-    /// # Errors
-    /// As there. A process that is not in the group is as good as none: the answer is that of [`Cgroup::attach`].
-    pub fn attach_beside(&self, pid: u32) -> Result<Attach> {
-        let mut attach = self.attach()?;
-        if let (Some(place), Some(_)) = (&self.record.unified, &attach.into)
-            && let Some(group) = tree::holder(&place.dir(), pid)?
-        {
-            attach.into = Some(group);
-        }
-        Ok(attach)
     }
 
     /// Gives the version 2 group to a user of the host, for a container with its own cgroup namespace and a writable
@@ -462,14 +387,23 @@ impl Cgroup {
         stats::read(&self.record, &self.stats)
     }
 
-    /// True while [`Cgroup::stats`], called often, keeps files open; then [`Cgroup::cool`] is to be called every [`SOON`].
+    /// True while files are kept open, because [`Cgroup::stats`] or [`Cgroup::attach`] are called often.
     pub fn is_warm(&self) -> bool {
-        self.stats.files().is_warm()
+        self.stats.files().is_warm() || self.tasks.is_warm()
     }
 
-    /// Closes the files behind statistics unless they were asked for within [`SOON`]; true if none is open any more.
+    /// True, once, when files are kept open: then [`Cgroup::cool`] is to be called every [`SOON`] until it answers true.
+    pub fn is_to_be_cooled(&self) -> bool {
+        self.is_warm() && !self.cooled.swap(true, Ordering::Relaxed)
+    }
+
+    /// Closes the files that were not asked for within [`SOON`]; true if none is open any more.
     pub fn cool(&self) -> bool {
-        self.stats.files().cool()
+        let cold = self.stats.files().cool() & self.tasks.cool();
+        if cold {
+            self.cooled.store(false, Ordering::Relaxed);
+        }
+        cold
     }
 
     /// True if nobody has made groups inside this one: then what counts or lists it takes microseconds, and how long is

@@ -263,10 +263,10 @@ impl Container {
             self.signal(0)?;
         }
         lend_stdio(&mut image, &request.stdio);
-        let into = fill(&mut image, attach, theirs, None);
+        fill(&mut image, &attach, theirs, None);
         let report = Arc::new(Report::new(None)?);
         let _expected = plan.respawns().then(|| reap::expect(&report));
-        let mut child = match Unborn::spawn(&mut image, &report, into.as_ref()) {
+        let mut child = match Unborn::spawn(&mut image, &report, attach.into.as_ref()) {
             // Init has moved into a group below and hands controllers down: ours takes no processes in any more. A group that
             // was asked for by name is that one or none.
             Err(e) if e.errno == Some(rustix::io::Errno::BUSY) && request.cgroup.is_empty() => {
@@ -283,7 +283,7 @@ impl Container {
             subject: self.subject("running"),
             restricted: true,
         };
-        drop_shared(&mut image, into);
+        drop_shared(&mut image, attach, None);
         let console = dialogue.serve_to_the_end(Some(&mut image)).inspect_err(|error| {
             *stillborn = cloned_into && error.kind == Kind::Killed && report.step() == 0 && report.errno() == 0;
         })?;
@@ -401,10 +401,10 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Be
     let mut image = Image::new(&plan, request.preserve_fds);
     image.fault = request.fault;
     give_stdio(&mut image, request.stdio);
-    let into = fill(&mut image, attach, theirs, gate);
-    let inside = into.is_some();
-    let mut child = Unborn::spawn(&mut image, &report, into.as_ref())?;
-    drop_shared(&mut image, into.into_iter().chain(file.map(OwnedFd::from)));
+    fill(&mut image, &attach, theirs, gate);
+    let inside = attach.into.is_some();
+    let mut child = Unborn::spawn(&mut image, &report, attach.into.as_ref())?;
+    drop_shared(&mut image, attach, file);
     if inside {
         cgroup.inhabited()?;
     }
@@ -492,7 +492,7 @@ pub fn groups(record: &crate::cgroup::Record) -> Vec<Group> {
 }
 
 fn paths(attach: &Attach) -> Vec<String> {
-    attach.tasks.iter().map(|(path, _)| path.clone()).collect()
+    attach.tasks.iter().map(|task| task.0.clone()).collect()
 }
 
 /// Puts the streams into their slots, from where they are closed.
@@ -518,25 +518,27 @@ fn lend_stdio(image: &mut Image<'_>, stdio: &Stdio) {
     }
 }
 
-/// Puts everything else that the plan expects into its slots; gives back the directory of the v2 group.
-fn fill(image: &mut Image<'_>, attach: Attach, wire: OwnedFd, gate: Option<OwnedFd>) -> Option<OwnedFd> {
+/// Puts everything else that the plan expects into its slots.
+fn fill(image: &mut Image<'_>, attach: &Attach, wire: OwnedFd, gate: Option<OwnedFd>) {
     let given = image.plan.given.clone();
-    for (slot, (_, fd)) in given.tasks.iter().zip(attach.tasks) {
-        image.give(*slot, fd);
+    for (slot, task) in given.tasks.iter().zip(&attach.tasks) {
+        image.lend(*slot, std::os::fd::AsRawFd::as_raw_fd(&task.1));
     }
     match gate {
         Some(gate) => image.give(given.start, gate),
         None => image.lend(given.start, std::os::fd::AsRawFd::as_raw_fd(&wire)),
     }
     image.give(given.wire, wire);
-    attach.into
 }
 
 /// After the clone the child has its own copies; ours would keep its pipes and the wire open.
-fn drop_shared(image: &mut Image<'_>, others: impl IntoIterator<Item = OwnedFd>) {
+fn drop_shared(image: &mut Image<'_>, attach: Attach, report: Option<std::fs::File>) {
     let given = image.plan.given.clone();
-    let slots = [given.wire, given.start].into_iter().chain(given.stdio.into_iter().flatten()).chain(given.tasks);
-    crate::sys::close_all(slots.filter_map(|slot| image.take(slot)).chain(others).collect());
+    let slots = [given.wire, given.start].into_iter().chain(given.stdio.into_iter().flatten());
+    let given = slots.filter_map(|slot| image.take(slot));
+    // Those that are kept for the next one are not ours to close.
+    let tasks = attach.tasks.into_iter().filter_map(Arc::into_inner).map(|(_, fd)| fd);
+    crate::sys::close_all(given.chain(tasks).chain(attach.into).chain(report.map(OwnedFd::from)).collect());
 }
 
 fn open_root(pid: u32) -> Result<OwnedFd> {

@@ -190,7 +190,6 @@ impl Task {
     /// What the kernel counts for the container; also after its exit, until Delete.
     pub async fn stats(&self) -> Result<Stats, Refusal> {
         let container = self.container()?;
-        let was_warm = container.cgroup().is_warm();
         let read = if container.cgroup().is_leaf() {
             container.cgroup().stats()
         } else {
@@ -198,9 +197,7 @@ impl Task {
             let read = worker::run(c"stats", move || container.cgroup().stats()).await;
             read.map_err(|e| Refusal::unknown(e.to_string()))?
         };
-        if !was_warm && container.cgroup().is_warm() {
-            tokio::spawn(cool(Arc::downgrade(&container)));
-        }
+        see_to_cooling(&container);
         read.map_err(|error| match error.kind {
             Kind::NotFound => Refusal::new(runtime::lifecycle::Class::NotFound, format!("{error}: not found")),
             _ => Refusal::unknown(error.to_string()),
@@ -213,7 +210,14 @@ impl Task {
     }
 }
 
-/// Closes what frequent Stats keep open once they are over, or with the container.
+/// To be called when something was asked of a container for which files are kept open while that is frequent.
+fn see_to_cooling(container: &Arc<Container>) {
+    if container.cgroup().is_to_be_cooled() {
+        tokio::spawn(cool(Arc::downgrade(container)));
+    }
+}
+
+/// Closes the files once what they are kept for is over, or with the container.
 async fn cool(container: Weak<Container>) {
     loop {
         tokio::time::sleep(SOON).await;

@@ -21,6 +21,7 @@ use super::file::{self, fault};
 use super::{Record, Version};
 use crate::error::Result;
 pub use files::SOON;
+pub(super) use files::Share;
 use files::{Files, Reader};
 
 /// One answer of [`Cgroup::stats`](super::Cgroup::stats). Which of the two decides which metrics message is sent: a

@@ -24,7 +24,7 @@ pub(super) use wire::Value;
 
 use manager::Manager;
 
-use super::{Cgroup, Layout, Record, Version, devices, freeze, limits, stats, tree};
+use super::{Cgroup, Layout, Record, Version, devices, freeze, limits, tree};
 use crate::child::Keeper;
 use crate::error::{Error, Kind, Result};
 use crate::spec::{Resources, Spec};
@@ -87,8 +87,7 @@ impl Cgroup {
         manager.start(&unit, all)?;
         let found = found(&mut record, &mut manager, keeper.as_ref());
         let unsettled = Mutex::new(Unsettled { keeper, later });
-        let cgroup =
-            Cgroup { record, stats: stats::Dirs::default(), used: false, domain: Default::default(), unsettled };
+        let cgroup = Cgroup { unsettled, ..Cgroup::at(record) };
         match found.and_then(|()| tree::make(&cgroup.record)) {
             Ok(made) => {
                 made.keep();

@@ -76,7 +76,7 @@ pub fn end() -> Done {
     if let Some((true, dir)) = group.find("freezer") {
         let mut attach = group.0.attach().unwrap();
         attach.into = None;
-        attach.tasks.retain(|(path, _)| std::path::Path::new(path).starts_with(&dir));
+        attach.tasks.retain(|task| std::path::Path::new(&task.0).starts_with(&dir));
         assert_eq!(attach.tasks.len(), 1);
         let mut stranger = Process::start(&attach, "sleep");
         eventually("inside", || read(&dir.join("tasks")).trim() == stranger.pid.to_string());

@@ -16,7 +16,7 @@ pub type Done = Result<(), Failed>;
 /// Adds the tests; on a hybrid host a second time with its version 1 part alone.
 pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
     type Test = (&'static str, fn() -> Done);
-    let all: [Test; 25] = [
+    let all: [Test; 26] = [
         ("create and remove", create_and_remove),
         ("create refuses a group with processes", refuses_taken),
         ("create refuses a frozen group", refuses_frozen),
@@ -42,6 +42,7 @@ pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
         ("device rules", devices::rules),
         ("stats are the kernel's numbers", stats),
         ("no descriptor is lost", descriptors),
+        ("what is kept open for the next process", kept_tasks),
     ];
     if layout.is_unified() {
         trials.push(Trial::test("device rules beside another's program", devices::beside_another));
@@ -414,5 +415,33 @@ fn descriptors() -> Done {
         assert_eq!(count() - before, held, "the directories, once");
     }
     assert_eq!(count(), before);
+    Ok(())
+}
+
+/// What joins version 1 groups through files that are kept is where the first one was, and nothing is kept for ever.
+fn kept_tasks() -> Done {
+    let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = count();
+    {
+        let group = Group::new("kept");
+        let processes: Vec<Process> = (0..3).map(|_| Process::start(&group.0.attach().unwrap(), "sleep")).collect();
+        let mut pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+        pids.sort_unstable();
+        for place in group.places() {
+            let text = std::fs::read_to_string(place.dir().join("cgroup.procs")).unwrap();
+            let mut there: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
+            there.sort_unstable();
+            assert_eq!(there, pids, "{}", place.dir().display());
+        }
+        let processes = processes.len();
+        // Where all is on version 2 there are none; and none are kept on a machine that took longer than that between two.
+        assert_eq!(count() - before > processes, group.0.is_warm());
+        assert_eq!(group.0.is_to_be_cooled(), group.0.is_warm());
+        assert!(!group.0.is_to_be_cooled(), "it is said once");
+        let below = group.0.attach_below(&["none".to_owned()], false);
+        assert!(below.is_err() || group.0.record().v1.is_empty(), "another group's files are not the kept ones");
+        eventually("cold", || group.0.cool());
+        assert_eq!(count() - before, processes);
+    }
     Ok(())
 }

@@ -50,7 +50,7 @@ impl Process {
         }
         // Its other end closes at execve: then the child is where it belongs.
         let (mut there, here) = std::io::pipe().unwrap();
-        let tasks: Vec<i32> = attach.tasks.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
+        let tasks: Vec<i32> = attach.tasks.iter().map(|task| task.1.as_raw_fd()).collect();
         // SAFETY: a fork without shared memory; the child makes system calls on memory that was ready before, and ends in
         // execve or _exit.
         let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };

@@ -225,7 +225,7 @@ fn in_container(name: &'static str, owner: u32, patch: Value, change: fn(&mut Pr
 
 fn plan_of(host: &Host, running: &Running, process: &Process) -> runtime::plan::Plan {
     let cgroup = running.container.cgroup();
-    let tasks: Vec<String> = cgroup.attach().unwrap().tasks.into_iter().map(|(path, _)| path).collect();
+    let tasks: Vec<String> = cgroup.attach().unwrap().tasks.iter().map(|task| task.0.clone()).collect();
     compile::exec(&compile::Exec {
         spec: running.container.spec(),
         process,

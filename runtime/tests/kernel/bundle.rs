@@ -127,7 +127,7 @@ impl Bundle {
     pub fn plan(&self, host: &Host, request: &Create<'_>, visible: Option<&[PathBuf]>) -> Plan {
         let spec = request.spec;
         let cgroup = Cgroup::create(&host.cgroup, &spec.linux.cgroups_path, request.id).unwrap();
-        let tasks: Vec<String> = cgroup.attach().unwrap().tasks.into_iter().map(|(path, _)| path).collect();
+        let tasks: Vec<String> = cgroup.attach().unwrap().tasks.iter().map(|task| task.0.clone()).collect();
         let plan = compile::init(&compile::Init {
             spec,
             host,

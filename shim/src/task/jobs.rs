@@ -81,9 +81,12 @@ impl Owner {
         let (Some(container), Some(process)) = (self.container.clone(), process) else { return };
         let (Some(spec), paths) = (process.spec.clone(), Arc::clone(&process.paths)) else { return };
         process.ended.send_replace(Ended::NotYet);
-        let name = id.clone();
+        let (name, asked) = (id.clone(), Arc::clone(&container));
         let job = move || work::exec(&shim, &container, &create, &name, &spec, &paths).map(Box::new);
-        self.work(c"exec", job, move |result| Message::ExecStarted(id, result));
+        self.work(c"exec", job, move |result| {
+            super::see_to_cooling(&asked);
+            Message::ExecStarted(id, result)
+        });
     }
 
     fn delete(&mut self) {

@@ -26,15 +26,42 @@ const MOST: usize = 256;
 /// How many are kept now.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
+/// So many of [`MOST`].
+#[derive(Debug)]
+pub(in crate::cgroup) struct Share(usize);
+
+impl Share {
+    /// `None` when too many are kept already.
+    pub(in crate::cgroup) fn of(count: usize) -> Option<Share> {
+        let share = Share(count);
+        // Dropped, it gives back what was too much.
+        (KEPT.fetch_add(count, Ordering::Relaxed) + count <= MOST).then_some(share)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
 /// What stays from call to call.
 #[derive(Debug, Default)]
 pub(in crate::cgroup) struct Files {
-    /// In the order in which they are read: directory, name, descriptor (`None`: this kernel does not have it).
-    kept: Vec<(usize, String, Option<OwnedFd>)>,
+    /// In the order in which they are read.
+    kept: Vec<Kept>,
     buffer: Vec<u8>,
     /// `/dev/sda` of 8:0.
     pub(super) devices: BTreeMap<(u64, u64), String>,
     last: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    dir: usize,
+    name: String,
+    /// `None`: this kernel does not have it.
+    fd: Option<(OwnedFd, Share)>,
 }
 
 impl Files {
@@ -59,14 +86,7 @@ impl Files {
 
     /// Closes all.
     pub(super) fn forget(&mut self) {
-        KEPT.fetch_sub(self.kept.iter().filter(|(.., fd)| fd.is_some()).count(), Ordering::Relaxed);
         (self.kept, self.buffer, self.devices) = (Vec::new(), Vec::new(), BTreeMap::new());
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        self.forget();
     }
 }
 
@@ -105,7 +125,7 @@ impl<'a> Reader<'a> {
     }
 
     fn fill(&mut self, dir: usize, name: &str) -> rustix::io::Result<usize> {
-        let known = |(d, n, _): &(usize, String, Option<OwnedFd>)| *d == dir && n == name;
+        let known = |kept: &Kept| kept.dir == dir && kept.name == name;
         let kept = &mut self.files.kept;
         let place = match kept.get(self.next) {
             Some(entry) if known(entry) => Some(self.next),
@@ -113,7 +133,7 @@ impl<'a> Reader<'a> {
         };
         if let Some(place) = place {
             self.next = place + 1;
-            let fd = kept[place].2.as_ref().ok_or(Errno::NOENT)?;
+            let (fd, _) = kept[place].fd.as_ref().ok_or(Errno::NOENT)?;
             return pour(fd, &mut self.files.buffer);
         }
         let opened = retry(|| openat(&self.open.dirs[dir].1, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()));
@@ -123,11 +143,16 @@ impl<'a> Reader<'a> {
             Err(e) => return Err(e),
         };
         let read = fd.as_ref().map_or(Err(Errno::NOENT), |fd| pour(fd, &mut self.files.buffer));
-        if self.keep && (fd.is_none() || KEPT.fetch_add(1, Ordering::Relaxed) < MOST) {
-            self.files.kept.push((dir, name.to_owned(), fd));
+        if self.keep {
+            let fd = match fd {
+                Some(fd) => {
+                    let Some(share) = Share::of(1) else { return read };
+                    Some((fd, share))
+                }
+                None => None,
+            };
+            self.files.kept.push(Kept { dir, name: name.to_owned(), fd });
             self.next = self.files.kept.len();
-        } else if self.keep {
-            KEPT.fetch_sub(1, Ordering::Relaxed);
         }
         read
     }

@@ -1,0 +1,172 @@
+//! What a child needs to be in its groups from its first instruction on.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rustix::fs::OFlags;
+
+use super::below::Below;
+use super::stats::{SOON, Share};
+use super::{Cgroup, file, tree};
+use crate::error::Result;
+
+/// What a child needs to be in the group from its first instruction on.
+#[derive(Debug)]
+pub struct Attach {
+    /// The directory for `CLONE_INTO_CGROUP`; `None` where there is no version 2 tree.
+    pub into: Option<OwnedFd>,
+    /// Open files, with their paths, into each of which the child, still single-threaded, writes `0`.
+    pub tasks: Vec<Arc<(String, OwnedFd)>>,
+}
+
+fn open(path: &Path) -> Result<Arc<(String, OwnedFd)>> {
+    let fd = file::open(path, OFlags::WRONLY).map_err(|e| file::fault("open", path, e))?;
+    Ok(Arc::new((path.to_string_lossy().into_owned(), fd)))
+}
+
+/// The files of version 1 groups, kept open while processes are made often: to open eight of them is a tenth of an exec. They
+/// are those of the groups that were there when they were opened; as long as somebody is in these, there are no others.
+#[derive(Debug, Default)]
+pub(super) struct Tasks(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    files: Vec<Arc<(String, OwnedFd)>>,
+    share: Option<Share>,
+    last: Option<Instant>,
+}
+
+impl Kept {
+    fn is_old(&self) -> bool {
+        self.last.is_none_or(|last| last.elapsed() > SOON)
+    }
+}
+
+impl Tasks {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // Whole between any two statements.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kept files, or else those that `open` gives, which are kept if they are the container's `own` and the last time was
+    /// not long ago.
+    fn get(
+        &self,
+        own: bool,
+        open: impl FnOnce() -> Result<Vec<Arc<(String, OwnedFd)>>>,
+    ) -> Result<Vec<Arc<(String, OwnedFd)>>> {
+        if !own {
+            return open();
+        }
+        let mut kept = self.kept();
+        let often = !kept.is_old();
+        kept.last = Some(Instant::now());
+        if kept.files.is_empty() {
+            let files = open()?;
+            if often && let Some(share) = Share::of(files.len()) {
+                (kept.files, kept.share) = (files.clone(), Some(share));
+            }
+            return Ok(files);
+        }
+        Ok(kept.files.clone())
+    }
+
+    pub(super) fn is_warm(&self) -> bool {
+        !self.kept().files.is_empty()
+    }
+
+    /// Closes the files unless they were asked for lately; true if none is open any more.
+    pub(super) fn cool(&self) -> bool {
+        let mut kept = self.kept();
+        if kept.is_old() {
+            (kept.files, kept.share) = (Vec::new(), None);
+        }
+        kept.files.is_empty()
+    }
+}
+
+impl Cgroup {
+    /// Opens what a child about to be cloned needs: the init of the container, or an exec.
+    ///
+    /// # Errors
+    /// A group is gone ([`Kind::NotFound`]), or a version 1 cpuset is still empty and cannot inherit.
+    pub fn attach(&self) -> Result<Attach> {
+        self.attach_below(&[], false)
+    }
+
+    /// [`Cgroup::attach`] to groups below the container's own, which must exist: words of `exec --cgroup`.
+    ///
+    /// `by_file` is for a group in which a process is killed at birth, as the kernel does with `CLONE_INTO_CGROUP` once
+    /// `cgroup.kill` was written there, for as long as the group exists (docs/kernel.md): the child, born beside us, moves
+    /// there by itself. Slower, because that waits for all processors.
+    ///
+    /// # Errors
+    /// As there; and those of the words.
+    pub fn attach_below(&self, words: &[String], by_file: bool) -> Result<Attach> {
+        let below = Below::parse(words)?;
+        below.check(&self.record)?;
+        self.attach_how(&below, by_file || self.used)
+    }
+
+    /// Before Linux 6.3 a child that is cloned into a version 2 group goes on with the memory nodes of its parent
+    /// (cpuset_fork, kernel commit 42a11bf5c543). True if those are others than the group's: then it has to move there.
+    pub fn keeps_nodes(&self, kernel: (u32, u32)) -> bool {
+        let Some(place) = self.record.unified.as_ref().filter(|place| place.has("cpuset") && kernel < (6, 3)) else {
+            return false;
+        };
+        let status = crate::kernfs::small("/proc/self/status").unwrap_or_default();
+        let own = status.lines().find_map(|line| line.strip_prefix("Mems_allowed_list:")).unwrap_or_default();
+        file::get(&place.dir().join("cpuset.mems.effective")).is_ok_and(|nodes| nodes.trim() != own.trim())
+    }
+
+    fn attach_how(&self, below: &Below, by_file: bool) -> Result<Attach> {
+        let mut tasks = self.tasks.get(*below == Below::default(), || self.open_tasks(below))?;
+        let Some(place) = &self.record.unified else { return Ok(Attach { into: None, tasks }) };
+        let dir = below.dir(place);
+        // The first attach is that of the first process.
+        let domain = self.domain.swap(false, Ordering::Relaxed);
+        let threaded = !domain && file::get(&dir.join("cgroup.type")).is_ok_and(|t| t.trim() == "threaded");
+        if threaded || by_file {
+            // A threaded group takes threads one by one; the child of a clone is one.
+            let path = dir.join(if threaded { "cgroup.threads" } else { "cgroup.procs" });
+            tasks.push(open(&path)?);
+            return Ok(Attach { into: None, tasks });
+        }
+        let fd = file::open(&dir, OFlags::DIRECTORY | OFlags::PATH).map_err(|e| file::fault("open", &dir, e))?;
+        Ok(Attach { into: Some(fd), tasks })
+    }
+
+    fn open_tasks(&self, below: &Below) -> Result<Vec<Arc<(String, OwnedFd)>>> {
+        let mut tasks = Vec::with_capacity(self.record.v1.len());
+        for place in &self.record.v1 {
+            if place.has("cpuset") {
+                let mut dir = place.dir();
+                for part in below.path(place).split('/').filter(|part| !part.is_empty()) {
+                    dir.push(part);
+                    tree::inherit_cpuset(&dir, false)?;
+                }
+            }
+            tasks.push(open(&below.dir(place).join("tasks"))?);
+        }
+        Ok(tasks)
+    }
+
+    /// [`Cgroup::attach`] for an exec into a container whose init has moved into a group of its own below (systemd or a
+    /// docker in the container): once it hands controllers down, the container's group itself takes no process in, and
+    /// the clone fails with EBUSY. On version 2 the child is then born where `pid` is.
+    ///
+    /// # Errors
+    /// As there. A process that is not in the group is as good as none: the answer is that of [`Cgroup::attach`].
+    pub fn attach_beside(&self, pid: u32) -> Result<Attach> {
+        let mut attach = self.attach()?;
+        if let (Some(place), Some(_)) = (&self.record.unified, &attach.into)
+            && let Some(group) = tree::holder(&place.dir(), pid)?
+        {
+            attach.into = Some(group);
+        }
+        Ok(attach)
+    }
+}
