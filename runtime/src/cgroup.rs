@@ -410,7 +410,11 @@ impl Cgroup {
     /// not in the container's hands.
     pub fn is_leaf(&self) -> bool {
         // A group's directory has a link for each directory in it.
-        let leaf = |place: &Place| rustix::fs::stat(place.dir()).is_ok_and(|stat| stat.st_nlink <= 2);
+        let leaf = |place: &Place| {
+            let dir = place.dir();
+            let links = self.stats.links(&dir).or_else(|| rustix::fs::stat(&dir).ok().map(|stat| stat.st_nlink));
+            links.is_some_and(|links| links <= 2)
+        };
         let counted = |place: &&Place| place.has("memory") || place.has("pids");
         self.record.v1.iter().filter(counted).chain(&self.record.unified).all(leaf)
     }

@@ -9,7 +9,7 @@ mod v1;
 mod v2;
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::OFlags;
@@ -88,6 +88,12 @@ pub(super) struct Dirs {
 }
 
 impl Dirs {
+    /// How many links a group's directory has, if it is open already: a path to it is five components long.
+    pub(super) fn links(&self, dir: &Path) -> Option<u64> {
+        let (_, fd) = self.open.get()?.dirs.iter().find(|(known, _)| known == dir)?;
+        rustix::fs::fstat(fd).ok().map(|stat| stat.st_nlink)
+    }
+
     /// Held for one call: the buffer is one.
     pub(super) fn files(&self) -> MutexGuard<'_, Files> {
         // Whatever a reader was at when it died, the next call reads anew.

@@ -46,6 +46,10 @@ fn children_of_many_threads() -> Result<(), Failed> {
         stop.store(true, Ordering::Relaxed);
         outcome
     });
+    // What is kept open while execs are frequent.
+    while !running.container.cgroup().cool() {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
     assert_eq!(census::descriptors().len(), before);
     outcome
 }

@@ -189,6 +189,18 @@ fn cpu(reader: &mut Reader<'_>, cpu: &mut CpuV1) -> Result<()> {
     Ok(())
 }
 
+/// The four files of a counter.
+macro_rules! names {
+    ($counter:literal) => {
+        [
+            concat!($counter, ".usage_in_bytes"),
+            concat!($counter, ".limit_in_bytes"),
+            concat!($counter, ".max_usage_in_bytes"),
+            concat!($counter, ".failcnt"),
+        ]
+    };
+}
+
 fn memory(reader: &mut Reader<'_>, dir: usize, stats: &mut StatsV1) -> Result<()> {
     let memory = &mut stats.memory;
     // Also tells whether the group is there at all.
@@ -211,20 +223,20 @@ fn memory(reader: &mut Reader<'_>, dir: usize, stats: &mut StatsV1) -> Result<()
             "total_active_file" => total_active_file, "total_unevictable" => total_unevictable,
         });
     }
-    let entries = [
-        ("memory", &mut memory.usage),
-        ("memory.memsw", &mut memory.swap),
-        ("memory.kmem", &mut memory.kernel),
-        ("memory.kmem.tcp", &mut memory.kernel_tcp),
-    ];
-    for (name, entry) in entries {
-        if name != "memory" {
-            let Some(usage) = reader.number(dir, &format!("{name}.usage_in_bytes"))? else { continue };
+    for (names, entry) in [
+        (names!("memory"), &mut memory.usage),
+        (names!("memory.memsw"), &mut memory.swap),
+        (names!("memory.kmem"), &mut memory.kernel),
+        (names!("memory.kmem.tcp"), &mut memory.kernel_tcp),
+    ] {
+        let [usage, limit, max, failcnt] = names;
+        if names != names!("memory") {
+            let Some(usage) = reader.number(dir, usage)? else { continue };
             entry.usage = usage;
         }
-        entry.limit = reader.or_zero(dir, &format!("{name}.limit_in_bytes"))?;
-        entry.max = reader.or_zero(dir, &format!("{name}.max_usage_in_bytes"))?;
-        entry.failcnt = reader.or_zero(dir, &format!("{name}.failcnt"))?;
+        entry.limit = reader.or_zero(dir, limit)?;
+        entry.max = reader.or_zero(dir, max)?;
+        entry.failcnt = reader.or_zero(dir, failcnt)?;
     }
     if let Some(text) = reader.text(dir, "memory.oom_control")? {
         let oom = &mut stats.memory_oom_control;
