@@ -24,9 +24,12 @@ use crate::worker;
 const SPLICE_FROM: u64 = 32 << 10;
 /// After this many splices a stream is a bulk: a quarter of a megabyte at least.
 const BULK_AFTER: u32 = 8;
-/// What both pipes of a bulk may hold, so that writer, shim and reader wake each other a quarter as often. A megabyte would save
-/// a little more, but the pages in the pipes are charged to the writer's group, which may have no more than 6 MiB.
-const BULK: usize = 256 << 10;
+/// What both pipes of a bulk may hold, so that writer, shim and reader wake each other a sixteenth as often.
+pub(super) const BULK: usize = 1 << 20;
+/// The same where the writer's group, to which the pages in the pipes are charged, has less memory than [`ENOUGH`]: docker
+/// allows a limit of 6 MiB, and two outputs have four pipes.
+const SMALL_BULK: usize = 256 << 10;
+const ENOUGH: i64 = 64 << 20;
 /// Copied at once, on the stack.
 const CHUNK: usize = 16 << 10;
 /// What a process's pipe holds from the moment that nobody reads: with the fifo, more than the 160 KiB that containerd's own
@@ -44,6 +47,11 @@ const SPACE: Duration = Duration::from_millis(200);
 /// Idle time after which a file's worker goes away.
 const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
+/// What the pipes of a bulk may hold whose writer has so much memory, in bytes; `None` or -1 is unlimited.
+pub(super) fn bulk_of(limit: Option<i64>) -> usize {
+    if limit.is_some_and(|limit| (0..ENOUGH).contains(&limit)) { SMALL_BULK } else { BULK }
+}
+
 /// How one attempt went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -54,10 +62,12 @@ enum Step {
 }
 
 /// A stream so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Stream {
     splices: u32,
-    /// What its pipes have been made to hold: [`UNREAD`], [`BULK`], or 0 for what they were made with.
+    /// What its pipes may hold as a bulk.
+    bulk: usize,
+    /// What its pipes have been made to hold: [`UNREAD`], `bulk`, or 0 for what they were made with.
     room: usize,
 }
 
@@ -65,9 +75,9 @@ impl Stream {
     /// Another splice has moved something. A user over the limit of pipe(7) keeps what there is.
     fn spliced(&mut self, from: &OwnedFd, to: &OwnedFd) {
         self.splices = self.splices.saturating_add(1);
-        if self.splices == BULK_AFTER && fcntl_setpipe_size(to, BULK).is_ok() && fcntl_setpipe_size(from, BULK).is_ok()
-        {
-            self.room = BULK;
+        let larger = |pipe| fcntl_setpipe_size(pipe, self.bulk).is_ok();
+        if self.splices == BULK_AFTER && larger(to) && larger(from) {
+            self.room = self.bulk;
         }
     }
 
@@ -80,9 +90,9 @@ impl Stream {
     }
 
     /// Whether to try without asking how much waits: whoever asks a busy pipe waits for its lock as long as who splices. Slots
-    /// that are not well filled do no harm, for behind them stands a pipe of [`BULK`], in which small writes share a page.
+    /// that are not well filled do no harm, for behind them stands a large pipe, in which small writes share a page.
     fn is_bulk(&self) -> bool {
-        self.room == BULK
+        self.room == self.bulk
     }
 }
 
@@ -96,14 +106,15 @@ pub(super) enum Source {
 }
 
 /// Copies until the source ends, or until `hangup`: then what the process has written already still goes out, as far as
-/// the target takes it, and nothing that was read is lost on the way. Both ends are non-blocking.
+/// the target takes it, and nothing that was read is lost on the way. Both ends are non-blocking; as pipes of a bulk they may
+/// hold `bulk` bytes each.
 ///
 /// Errors: EPIPE when nobody can read the target any more, and what else the kernel says.
-pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, hangup: &Notify) -> io::Result<()> {
+pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, bulk: usize, hangup: &Notify) -> io::Result<()> {
     // What was read and did not fit; empty (and without memory) almost always.
     let mut pending = Vec::new();
     let mut full = false;
-    let mut stream = Stream::default();
+    let mut stream = Stream { splices: 0, bulk, room: 0 };
     let mut moves = 0;
     let mut last_words = None;
     loop {
@@ -146,7 +157,7 @@ fn move_some(from: &Fd, to: &Fd, source: Source, stream: &mut Stream, pending: &
         return flush(to, pending);
     }
     if source == Source::Pipe && (stream.is_bulk() || ioctl_fionread(from)? >= SPLICE_FROM) {
-        match splice(from, None, to, None, BULK, SpliceFlags::MOVE | SpliceFlags::NONBLOCK) {
+        match splice(from, None, to, None, stream.bulk, SpliceFlags::MOVE | SpliceFlags::NONBLOCK) {
             Ok(0) => return Ok(Step::End),
             Ok(_) => {
                 stream.spliced(from, to);

@@ -56,7 +56,8 @@ impl Wiring {
         streams.drain.pipes = self.logged;
         let hangup = Arc::new(Notify::new());
         for output in self.outputs {
-            let running = run_output(output, console.clone(), Arc::clone(&hangup), &mut streams.drain)?;
+            let bulk = relay::bulk_of(self.memory);
+            let running = run_output(output, console.clone(), bulk, Arc::clone(&hangup), &mut streams.drain)?;
             streams.outputs.push(running);
         }
         if let Some(Stdin { from, keeper, to }) = self.stdin {
@@ -69,11 +70,11 @@ impl Wiring {
                     let pipe = ready::for_writing(pipe)?;
                     Some(tokio::spawn(async move {
                         // EPIPE: the process closed its stdin; dropping our end tells the client.
-                        let _ = relay::copy(&from, &pipe, Source::Pipe, &never).await;
+                        let _ = relay::copy(&from, &pipe, Source::Pipe, relay::BULK, &never).await;
                     }))
                 }
                 (None, Some(master)) => Some(tokio::spawn(async move {
-                    let _ = relay::copy(&from, &master, Source::Console, &never).await;
+                    let _ = relay::copy(&from, &master, Source::Console, relay::BULK, &never).await;
                     // All writers of the fifo are gone, ours included: the client has hung up, so the terminal does.
                     // The kernel sends SIGHUP when the last descriptor of the master is closed.
                     hangup.notify_one();
@@ -88,6 +89,7 @@ impl Wiring {
 fn run_output(
     output: Output,
     console: Option<Arc<Fd>>,
+    bulk: usize,
     hangup: Arc<Notify>,
     drain: &mut Drain,
 ) -> io::Result<JoinHandle<()>> {
@@ -104,7 +106,7 @@ fn run_output(
             let (reading, read) = oneshot::channel::<()>();
             drain.fifos.push(ToClient { from: Arc::downgrade(&from), to: Arc::downgrade(&to), read });
             tokio::spawn(async move {
-                let _ = relay::copy(&from, &to, source, &hangup).await;
+                let _ = relay::copy(&from, &to, source, bulk, &hangup).await;
                 drop(from);
                 // The last output that used it ends the client's stream; not this task's end, which Delete waits for.
                 if let Some(fifo) = Arc::into_inner(fifo) {
@@ -125,7 +127,7 @@ fn run_output(
             let (at_work, copied) = oneshot::channel::<()>();
             drain.copied = Some(copied);
             tokio::spawn(async move {
-                let _ = relay::copy(&from, &to, source, &hangup).await;
+                let _ = relay::copy(&from, &to, source, bulk, &hangup).await;
                 drop(at_work);
             })
         }

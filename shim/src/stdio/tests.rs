@@ -68,13 +68,14 @@ fn noise(len: usize) -> Vec<u8> {
     (0..len).map(|i| ((i * 31 + i / 251) % 256) as u8).collect()
 }
 
-#[test]
-fn everything_arrives_in_order_whatever_the_chunks() {
+/// Everything arrives in order whatever the chunks. Answers what the process's pipe holds at the end.
+fn bulk(limit: Option<i64>) -> usize {
     let dir = Dir::new();
     let out = dir.fifo("out");
     let data = noise(48 << 20);
     let (got, pipe) = on_loop(async {
-        let opened = open_all("", &out, "", false);
+        let mut opened = open_all("", &out, "", false);
+        opened.wiring.memory = limit;
         let streams = opened.wiring.run(None).unwrap();
         let (mut stdout, sent) = (file(opened.child.stdout), data.clone());
         let writer = thread::spawn(move || {
@@ -94,7 +95,16 @@ fn everything_arrives_in_order_whatever_the_chunks() {
         (got, writer.join().unwrap())
     });
     assert!(got == data, "{} of {} bytes, or others", got.len(), data.len());
-    assert_eq!(pipe, 256 << 10, "a bulk gets a larger pipe");
+    pipe
+}
+
+#[test]
+fn a_bulk_gets_larger_pipes() {
+    assert_eq!(bulk(None), 1 << 20);
+    assert_eq!(bulk(Some(-1)), 1 << 20);
+    assert_eq!(bulk(Some(64 << 20)), 1 << 20);
+    // As much as docker allows at least.
+    assert_eq!(bulk(Some(6 << 20)), 256 << 10);
 }
 
 /// How many one-byte writes the process can still make before it has to wait.

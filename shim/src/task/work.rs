@@ -52,7 +52,8 @@ pub(super) fn create(shim: &Shim, create: &Create) -> Result<Made, String> {
 
 fn create_mounted(shim: &Shim, create: &Create, spec: &Spec) -> Result<Made, String> {
     let names = Names { id: create.id.clone(), namespace: shim.namespace.clone() };
-    let opened = stdio::open(&create.paths, pipe_owner(&create.options, spec), &names)?;
+    let mut opened = stdio::open(&create.paths, pipe_owner(&create.options, spec), &names)?;
+    opened.wiring.memory = memory_limit(spec);
     let request = runtime::Create {
         id: &create.id,
         bundle: &create.bundle,
@@ -88,6 +89,10 @@ fn create_mounted(shim: &Shim, create: &Create, spec: &Spec) -> Result<Made, Str
         return Err(error);
     }
     Ok(Made { container, child, wiring: opened.wiring, oom })
+}
+
+fn memory_limit(spec: &Spec) -> Option<i64> {
+    spec.linux.resources.memory.as_ref().and_then(|memory| memory.limit)
 }
 
 /// The owner that the client asked for, or else the container's root: only that one may open `/dev/stdout` again.
@@ -130,7 +135,8 @@ pub(super) fn exec(
     if let Some(init) = &container.spec().process {
         process.inherit(init);
     }
-    let opened = stdio::open(paths, owner, &names).map_err(failed)?;
+    let mut opened = stdio::open(paths, owner, &names).map_err(failed)?;
+    opened.wiring.memory = memory_limit(container.spec());
     let request = runtime::Exec {
         process: &process,
         stdio: opened.child,
