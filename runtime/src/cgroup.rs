@@ -137,7 +137,8 @@ fn strange() -> Error {
     Error::new(Kind::Invalid, "", "", "the recorded cgroup is not one of this host")
 }
 
-/// One container's group on every hierarchy. Holds no descriptor but of what is asked for often, see [`Cgroup::cool`].
+/// One container's group on every hierarchy. Holds no descriptor but the directories of statistics, once they are asked for, and
+/// what is asked for often, see [`Cgroup::cool`].
 #[derive(Debug)]
 pub struct Cgroup {
     record: Record,
@@ -387,9 +388,9 @@ impl Cgroup {
         stats::read(&self.record, &self.stats)
     }
 
-    /// True while files are kept open, because [`Cgroup::stats`] or [`Cgroup::attach`] are called often.
+    /// True while files are kept open (or somebody is just opening them, for whom this does not wait), because [`Cgroup::stats`] or [`Cgroup::attach`] are called often.
     pub fn is_warm(&self) -> bool {
-        self.stats.files().is_warm() || self.tasks.is_warm()
+        self.stats.is_warm() || self.tasks.is_warm()
     }
 
     /// True, once, when files are kept open: then [`Cgroup::cool`] is to be called every [`SOON`] until it answers true.
@@ -397,9 +398,9 @@ impl Cgroup {
         self.is_warm() && !self.cooled.swap(true, Ordering::Relaxed)
     }
 
-    /// Closes the files that were not asked for within [`SOON`]; true if none is open any more.
+    /// Closes the files that were not asked for within [`SOON`]; true if none is open any more. Waits for nobody who reads them.
     pub fn cool(&self) -> bool {
-        let cold = self.stats.files().cool() & self.tasks.cool();
+        let cold = self.stats.cool() & self.tasks.cool();
         if cold {
             self.cooled.store(false, Ordering::Relaxed);
         }
@@ -412,8 +413,7 @@ impl Cgroup {
         // A group's directory has a link for each directory in it.
         let leaf = |place: &Place| {
             let dir = place.dir();
-            let links = self.stats.links(&dir).or_else(|| rustix::fs::stat(&dir).ok().map(|stat| stat.st_nlink));
-            links.is_some_and(|links| links <= 2)
+            self.stats.stat(&dir).or_else(|| rustix::fs::stat(&dir).ok()).is_some_and(|stat| stat.st_nlink <= 2)
         };
         let counted = |place: &&Place| place.has("memory") || place.has("pids");
         self.record.v1.iter().filter(counted).chain(&self.record.unified).all(leaf)

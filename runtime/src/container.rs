@@ -117,7 +117,7 @@ type Beside<'a> = &'a mut dyn FnMut(&Record, &Cgroup) -> Result<()>;
 #[derive(Debug)]
 struct Parked {
     plan: Plan,
-    report: Arc<Report>,
+    report: Report,
     wire: Wire,
 }
 
@@ -204,7 +204,7 @@ impl Container {
         };
         parked.wire.release()?;
         let pidfd = self.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
-        let mut init = Unborn::parked(self.pid, pidfd, &parked.report);
+        let mut init = Unborn::parked(self.pid, pidfd);
         let mut dialogue = Dialogue {
             plan: &parked.plan,
             report: &parked.report,
@@ -264,8 +264,7 @@ impl Container {
         }
         lend_stdio(&mut image, &request.stdio);
         fill(&mut image, &attach, theirs, None);
-        let report = Arc::new(Report::new(None)?);
-        let _expected = plan.respawns().then(|| reap::expect(&report));
+        let report = Report::new(None)?;
         let mut child = match Unborn::spawn(&mut image, &report, attach.into.as_ref()) {
             // Init has moved into a group below and hands controllers down: ours takes no processes in any more. A group that
             // was asked for by name is that one or none.
@@ -395,9 +394,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Be
     // The gate's number beside the child's end of the wire: both stay open there.
     let (wire, theirs) = Wire::pair()?;
     let gate = gate.map(start::gate).transpose()?;
-    let report = Arc::new(Report::new(file.as_ref())?);
-    let twice = plan.respawns();
-    let _expected = twice.then(|| reap::expect(&report));
+    let report = Report::new(file.as_ref())?;
     let mut image = Image::new(&plan, request.preserve_fds);
     image.fault = request.fault;
     give_stdio(&mut image, request.stdio);
@@ -433,6 +430,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Be
         let record = Record::new(request.id, request.bundle, spec, pid, cgroup, saved.clone())?;
         beside(&record, cgroup)
     };
+    let twice = plan.child.iter().any(|step| matches!(step.op, crate::plan::Op::Respawn { .. }));
     if !twice {
         note(pid)?;
     }
@@ -534,7 +532,7 @@ fn fill(image: &mut Image<'_>, attach: &Attach, wire: OwnedFd, gate: Option<Owne
 /// After the clone the child has its own copies; ours would keep its pipes and the wire open.
 fn drop_shared(image: &mut Image<'_>, attach: Attach, report: Option<std::fs::File>) {
     let given = image.plan.given.clone();
-    let slots = [given.wire, given.start].into_iter().chain(given.stdio.into_iter().flatten());
+    let slots = [given.wire, given.start].into_iter().chain(given.stdio.into_iter().flatten()).chain(given.tasks);
     let given = slots.filter_map(|slot| image.take(slot));
     // Those that are kept for the next one are not ours to close.
     let tasks = attach.tasks.into_iter().filter_map(Arc::into_inner).map(|(_, fd)| fd);

@@ -159,11 +159,6 @@ impl Plan {
         }
     }
 
-    /// The first process only makes way for another one, or may.
-    pub fn respawns(&self) -> bool {
-        self.child.iter().any(|step| matches!(step.op, Op::Respawn { .. }))
-    }
-
     /// A string of the arena; bytes that are not UTF-8 are shown as U+FFFD.
     pub fn text(&self, s: Str) -> String {
         let tail = &self.arena[s.0 as usize..];

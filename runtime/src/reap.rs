@@ -3,35 +3,21 @@
 //! A child that was made here has an owner who holds its pidfd and takes its exit from it. Everybody else who turns up
 //! (a subreaper inherits the orphans of its descendants) is reaped by the sweep and forgotten. The two are told apart by
 //! a set of pids; a child is put into it under the same lock that the sweep takes, so the sweep never sees one of ours
-//! that is not in it, however early it dies. A child that a child of ours makes in its place ([`expect`]) is told by the
-//! kernel, which writes its pid into the report before it lets it run (clone(2), CLONE_PARENT_SETTID).
+//! that is not in it, however early it dies.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::child::Report;
 use crate::error::{Error, Result};
 use crate::sys;
 
-/// Children that somebody waits for by pidfd.
-struct Owned {
-    pids: BTreeSet<u32>,
-    /// Where a child says who goes on in its place.
-    expected: Vec<Arc<Report>>,
-}
+/// Pids of children that somebody waits for by pidfd. A lock because children are made on worker threads; it is held for
+/// a clone or a waitid, never for longer.
+static OWNED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-impl Owned {
-    fn contains(&self, pid: u32) -> bool {
-        self.pids.contains(&pid) || self.expected.iter().any(|report| report.pid() == pid)
-    }
-}
-
-/// A lock because children are made on worker threads; it is held for a clone or a waitid, never for longer.
-static OWNED: Mutex<Owned> = Mutex::new(Owned { pids: BTreeSet::new(), expected: Vec::new() });
-
-fn owned() -> MutexGuard<'static, Owned> {
+fn owned() -> MutexGuard<'static, BTreeSet<u32>> {
     // The set is valid between any two of its operations.
     OWNED.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -65,29 +51,13 @@ impl End {
 pub fn born<T, E>(make: impl FnOnce() -> std::result::Result<(u32, T), E>) -> std::result::Result<T, E> {
     let mut owned = owned();
     let (pid, child) = make()?;
-    owned.pids.insert(pid);
+    owned.insert(pid);
     Ok(child)
-}
-
-/// As long as this lives, the process that a child of ours has made in its place is not swept away.
-#[derive(Debug)]
-pub struct Expected(Arc<Report>);
-
-/// To be called before that child is made. Its successor is to be declared [`born`] before the end of what this gives.
-pub fn expect(report: &Arc<Report>) -> Expected {
-    owned().expected.push(Arc::clone(report));
-    Expected(Arc::clone(report))
-}
-
-impl Drop for Expected {
-    fn drop(&mut self) {
-        owned().expected.retain(|report| !Arc::ptr_eq(report, &self.0));
-    }
 }
 
 /// The child with this pid has been reaped by other means (std's `Child::wait`): it is nobody's any more.
 pub fn forget(pid: u32) {
-    owned().pids.remove(&pid);
+    owned().remove(&pid);
 }
 
 /// [`ended`] as an exit status, or 128 + signal.
@@ -102,7 +72,7 @@ pub fn ended(pidfd: impl AsFd) -> Result<Option<End>> {
     let mut owned = owned();
     match sys::ended_child(Some(pidfd.as_fd()), true) {
         Ok(Some((pid, end))) => {
-            owned.pids.remove(&pid);
+            owned.remove(&pid);
             Ok(Some(end))
         }
         Ok(None) => Ok(None),
@@ -122,11 +92,11 @@ pub enum Swept {
 
 /// Reaps all ended children that nobody owns. Never blocks.
 pub fn sweep() -> Result<Swept> {
-    let owned = owned();
+    let mut owned = owned();
     loop {
         match sys::ended_child(None, false) {
-            Ok(Some((pid, _))) if owned.contains(pid) => return Ok(Swept::Hidden(pid)),
-            Ok(Some((pid, _))) => reap_orphan(pid)?,
+            Ok(Some((pid, _))) if owned.contains(&pid) => return Ok(Swept::Hidden(pid)),
+            Ok(Some((pid, _))) => reap_orphan(pid, &mut owned)?,
             Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(Swept::Clean),
             Err(errno) => return Err(Error::sys("waitid", "all children", errno)),
         }
@@ -134,10 +104,15 @@ pub fn sweep() -> Result<Swept> {
 }
 
 /// Takes the zombie that was just seen. The lock is held and nobody else waits for unowned pids, so it is still there.
-fn reap_orphan(pid: u32) -> Result<()> {
+fn reap_orphan(pid: u32, owned: &mut BTreeSet<u32>) -> Result<()> {
     let target = rustix::process::Pid::from_raw(pid.cast_signed());
-    let reaped = rustix::process::waitpid(target, rustix::process::WaitOptions::NOHANG);
-    reaped.map(drop).map_err(|errno| Error::sys("waitpid", pid.to_string(), errno))
+    match rustix::process::waitpid(target, rustix::process::WaitOptions::NOHANG) {
+        Ok(_) => {
+            owned.remove(&pid);
+            Ok(())
+        }
+        Err(errno) => Err(Error::sys("waitpid", pid.to_string(), errno)),
+    }
 }
 
 /// Sends any signal number, 0 included, to the process behind a pidfd. NotFound when it has ended.

@@ -76,7 +76,8 @@ pub struct Wiring {
     logger: Option<Logger>,
     /// Further write ends of the logger's pipes.
     logged: Vec<OwnedFd>,
-    /// Bytes that the process's group may have; `None` or -1 is unlimited. What it has written and nobody has read counts.
+    /// Bytes that the process's group may have, as its container was created; `None` or -1 is unlimited. What it has written and
+    /// nobody has read counts.
     pub memory: Option<i64>,
 }
 

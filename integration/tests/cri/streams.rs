@@ -5,6 +5,7 @@ use integration::cri::{self, with};
 use integration::pty::Pty;
 use integration::{Bed, Case, Outcome, cases, ensure, eventually, residue};
 use serde_json::json;
+use std::time::Duration;
 
 use crate::counter::check_counted;
 use crate::pods::SLEEPER;
@@ -132,7 +133,7 @@ fn probes(bed: &Bed) -> Outcome {
             Ok(())
         };
         (0..4).try_for_each(probe)?;
-        // Not counted: connections, and the statistics' files, which are kept open once somebody has asked.
+        // Not counted: connections, and the groups' files, which are kept open while somebody asks often.
         let held = || -> Outcome<Vec<String>> {
             let mut all = residue::descriptors(&bed.containerd, shim)?;
             all.retain(|one| !one.starts_with("/sys/fs/cgroup") && !one.starts_with("socket:"));

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use rustix::fs::OFlags;
@@ -27,7 +27,7 @@ fn open(path: &Path) -> Result<Arc<(String, OwnedFd)>> {
     Ok(Arc::new((path.to_string_lossy().into_owned(), fd)))
 }
 
-/// The files of version 1 groups, kept open while processes are made often: to open eight of them is a tenth of an exec. They
+/// The files of version 1 groups, kept open while processes are made often: to open eight of them is a twentieth of an exec. They
 /// are those of the groups that were there when they were opened; as long as somebody is in these, there are no others.
 #[derive(Debug, Default)]
 pub(super) struct Tasks(Mutex<Kept>);
@@ -46,11 +46,6 @@ impl Kept {
 }
 
 impl Tasks {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        // Whole between any two statements.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The kept files, or else those that `open` gives, which are kept if they are the container's `own` and the last time was
     /// not long ago.
     fn get(
@@ -61,7 +56,8 @@ impl Tasks {
         if !own {
             return open();
         }
-        let mut kept = self.kept();
+        // Whole between any two statements.
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let often = !kept.is_old();
         kept.last = Some(Instant::now());
         if kept.files.is_empty() {
@@ -75,12 +71,12 @@ impl Tasks {
     }
 
     pub(super) fn is_warm(&self) -> bool {
-        !self.kept().files.is_empty()
+        self.0.try_lock().map_or(true, |kept| !kept.files.is_empty())
     }
 
     /// Closes the files unless they were asked for lately; true if none is open any more.
     pub(super) fn cool(&self) -> bool {
-        let mut kept = self.kept();
+        let Ok(mut kept) = self.0.try_lock() else { return false };
         if kept.is_old() {
             (kept.files, kept.share) = (Vec::new(), None);
         }
@@ -92,7 +88,7 @@ impl Cgroup {
     /// Opens what a child about to be cloned needs: the init of the container, or an exec.
     ///
     /// # Errors
-    /// A group is gone ([`Kind::NotFound`]), or a version 1 cpuset is still empty and cannot inherit.
+    /// A group is gone ([`NotFound`](crate::Kind::NotFound)), unless its files are kept: then the child's write says it. Or a version 1 cpuset is still empty and cannot inherit.
     pub fn attach(&self) -> Result<Attach> {
         self.attach_below(&[], false)
     }

@@ -88,10 +88,18 @@ pub(super) struct Dirs {
 }
 
 impl Dirs {
-    /// How many links a group's directory has, if it is open already: a path to it is five components long.
-    pub(super) fn links(&self, dir: &Path) -> Option<u64> {
+    /// What stat(2) says of a group's directory, if it is open already: a path to it is five components long.
+    pub(super) fn stat(&self, dir: &Path) -> Option<rustix::fs::Stat> {
         let (_, fd) = self.open.get()?.dirs.iter().find(|(known, _)| known == dir)?;
-        rustix::fs::fstat(fd).ok().map(|stat| stat.st_nlink)
+        rustix::fs::fstat(fd).ok()
+    }
+
+    pub(super) fn is_warm(&self) -> bool {
+        self.files.try_lock().map_or(true, |files| files.is_warm())
+    }
+
+    pub(super) fn cool(&self) -> bool {
+        self.files.try_lock().is_ok_and(|mut files| files.cool())
     }
 
     /// Held for one call: the buffer is one.

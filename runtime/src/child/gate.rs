@@ -18,7 +18,7 @@ use rustix::net::{
 use crate::error::{Error, Result};
 use crate::plan::Gate;
 
-const GATES: [Gate; 5] = [Gate::Maps, Gate::Hooks, Gate::Limits, Gate::Listener, Gate::Start];
+const GATES: [Gate; 6] = [Gate::Maps, Gate::Hooks, Gate::Limits, Gate::Listener, Gate::Respawned, Gate::Start];
 
 /// What came over the wire.
 #[derive(Debug)]

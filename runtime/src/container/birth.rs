@@ -1,7 +1,6 @@
 //! The parent's side of a child's life until execve: it is made, served at its gates, and killed if it is not to be.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
 use super::{Child, fault, hooks, listener};
 use crate::cgroup::Cgroup;
@@ -12,27 +11,26 @@ use crate::error::{Error, Kind, Result};
 use crate::plan::{Gate, Plan, Section};
 use crate::reap;
 
-/// A child that is killed and reaped unless it is declared born; and so is whoever has taken its place.
+/// A child that is killed and reaped unless it is declared born.
 pub(super) struct Unborn {
     pub(super) pid: u32,
     /// Taken when it is born.
     pidfd: Option<OwnedFd>,
-    report: Arc<Report>,
     stillborn: bool,
 }
 
 impl Unborn {
     /// One that waits at its last gate, and whose end is another's business.
-    pub(super) fn parked(pid: u32, pidfd: OwnedFd, report: &Arc<Report>) -> Self {
-        Self { pid, pidfd: Some(pidfd), report: Arc::clone(report), stillborn: false }
+    pub(super) fn parked(pid: u32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd: Some(pidfd), stillborn: false }
     }
 
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_ref().expect("only who is born gives it away").as_fd()
     }
 
-    /// Runs the parent's section and makes the child. What a plan that respawns reports is to be [`reap::expect`]ed.
-    pub(super) fn spawn(image: &mut Image<'_>, report: &Arc<Report>, into: Option<&OwnedFd>) -> Result<Self> {
+    /// Runs the parent's section and makes the child. A plan that respawns gives the process that went on.
+    pub(super) fn spawn(image: &mut Image<'_>, report: &Report, into: Option<&OwnedFd>) -> Result<Self> {
         let plan = image.plan;
         // Nobody shares it: what the parent runs itself needs no mapping.
         let scratch = Page::default();
@@ -48,8 +46,7 @@ impl Unborn {
                 })
             });
         // Whatever fails from here on, it is killed and reaped.
-        let child =
-            cloned.map(|(pid, pidfd)| Self { pid, pidfd: Some(pidfd), report: Arc::clone(report), stillborn: true });
+        let child = cloned.map(|(pid, pidfd)| Self { pid, pidfd: Some(pidfd), stillborn: true });
         if plan.prepare.iter().any(|s| matches!(s.op, crate::plan::Op::ChildrenPid { .. })) {
             own_pid_namespace()?;
         }
@@ -61,32 +58,19 @@ impl Unborn {
         Ok(child)
     }
 
-    /// Takes the process that has taken the place of the first one, if any has by now, and buries the first one, which ends by
-    /// itself. True if there was one to take.
-    ///
-    /// On an error it is killed and reaped: it does not wait for us, and may be executing its payload.
-    fn succeed(&mut self) -> Result<bool> {
-        let pid = self.report.pid();
-        let Some(id) = rustix::process::Pid::from_raw(pid.cast_signed()).filter(|_| pid != self.pid) else {
-            return Ok(false);
-        };
+    /// The process that goes on waits at its gate; its predecessor ends by itself.
+    fn succeed(&mut self, report: &Report) -> Result<()> {
+        let pid = report.pid();
+        let failed = |e| Error::sys("pidfd_open", pid.to_string(), e);
+        let id = rustix::process::Pid::from_raw(pid.cast_signed()).ok_or(failed(rustix::io::Errno::SRCH))?;
+        // Our child, which waits for us: the number is its own.
+        let pidfd = rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()).map_err(failed)?;
+        let pidfd = reap::born(|| Ok::<_, Error>((pid, pidfd)))?;
+        let first = self.pidfd.replace(pidfd);
         self.pid = pid;
-        // First, for the sake of its descriptor's number.
-        if let Some(first) = self.pidfd.take() {
-            wait_readable(first.as_fd());
-            // Not there any more if it was killed for the sake of an error.
-            let _reaped = reap::exit_status(&first);
-        }
-        // Our child, whom nobody else takes: the number is its own, even if it has ended.
-        let pidfd = rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()).map_err(|e| {
-            let _killed = rustix::process::kill_process(id, rustix::process::Signal::KILL);
-            // Its exit signal may not be SIGCHLD: see `child::clone`.
-            let any = rustix::process::WaitOptions::from_bits_retain(libc::__WALL.cast_unsigned());
-            let _reaped = rustix::process::waitpid(Some(id), any);
-            Error::sys("pidfd_open", pid.to_string(), e)
-        })?;
-        self.pidfd = Some(reap::born(|| Ok::<_, Error>((pid, pidfd)))?);
-        Ok(true)
+        let Some(first) = first else { return Ok(()) };
+        wait_readable(first.as_fd());
+        reap::exit_status(&first).map(drop)
     }
 
     /// Its pidfd goes to whoever waits for it.
@@ -94,24 +78,15 @@ impl Unborn {
         self.stillborn = false;
         Child { pid: self.pid, pidfd: self.pidfd.take().expect("once"), console }
     }
-
-    fn end(&self) {
-        let Some(pidfd) = &self.pidfd else { return };
-        // Dead already is as good as killed.
-        let _killed = reap::signal(pidfd, libc::SIGKILL);
-        wait_readable(pidfd.as_fd());
-        let _reaped = reap::exit_status(pidfd);
-    }
 }
 
 impl Drop for Unborn {
     fn drop(&mut self) {
         if self.stillborn {
-            self.end();
-            // The first one may have been quicker.
-            if self.succeed().is_ok_and(|there| there) {
-                self.end();
-            }
+            // Dead already is as good as killed.
+            let _killed = reap::signal(self.pidfd(), libc::SIGKILL);
+            wait_readable(self.pidfd());
+            let _reaped = reap::exit_status(self.pidfd());
         }
     }
 }
@@ -156,7 +131,7 @@ impl Dialogue<'_> {
     pub(super) fn serve_to_the_gate(&mut self, image: &mut Image<'_>) -> Result<Option<OwnedFd>> {
         let mut console = None;
         loop {
-            match self.hear(Some(image))? {
+            match self.wire.hear()? {
                 Heard::Fd(fd) => console = Some(fd),
                 Heard::At(Gate::Start) => {
                     self.restrict()?;
@@ -187,7 +162,7 @@ impl Dialogue<'_> {
     pub(super) fn serve_to_the_end(&mut self, mut image: Option<&mut Image<'_>>) -> Result<Option<OwnedFd>> {
         let mut console = None;
         loop {
-            match self.hear(image.as_deref_mut())? {
+            match self.wire.hear()? {
                 Heard::Fd(fd) => console = Some(fd),
                 Heard::At(gate) => self.serve(gate, image.as_deref_mut())?,
                 Heard::Closed if self.report.errno() == 0 && self.report.step() + 1 == self.plan.child.len() => {
@@ -198,23 +173,14 @@ impl Dialogue<'_> {
         }
     }
 
-    /// The next word, and whose it is: who says something has taken the first process's place by then, if anybody does, and at
-    /// the end of file the first one has ended.
-    fn hear(&mut self, image: Option<&mut Image<'_>>) -> Result<Heard> {
-        let heard = self.wire.hear()?;
-        if self.child.succeed()? {
-            self.subject.pid = self.child.pid;
-            if let Some(image) = image {
-                image.pid = self.child.pid;
-            }
-        }
-        Ok(heard)
-    }
-
     fn serve(&mut self, gate: Gate, image: Option<&mut Image<'_>>) -> Result<()> {
         match (gate, image) {
             (Gate::Maps, Some(image)) => self.section(image, Section::Maps)?,
             (Gate::Limits, Some(image)) => self.section(image, Section::Limits)?,
+            (Gate::Respawned, Some(image)) => {
+                self.child.succeed(self.report)?;
+                (image.pid, self.subject.pid) = (self.child.pid, self.child.pid);
+            }
             (Gate::Hooks, _) => {
                 let spec = self.subject.spec;
                 hooks::run("prestart", &spec.hooks.prestart, self.subject)?;
@@ -242,7 +208,12 @@ impl Dialogue<'_> {
     }
 
     /// Why the child is gone without having executed anything.
-    fn cause(&self) -> Error {
+    fn cause(&mut self) -> Error {
+        let last = self.report.pid();
+        if last != 0 && last != self.child.pid {
+            // It died between its birth and its gate. Whoever drops `child` has to reap it too.
+            let _adopted = self.child.succeed(self.report);
+        }
         let (step, errno) = (self.report.step(), self.report.errno());
         if errno != 0 {
             return fault::sentence(self.plan, Section::Child, step, errno, self.report.value());
@@ -252,45 +223,5 @@ impl Dialogue<'_> {
             crate::sys::ended_child(Some(self.child.pidfd()), false).ok().flatten().map_or(0, |(_, end)| end.status());
         let oom = self.cgroup.oom().and_then(|mut o| o.read()).is_ok_and(|kills| kills > 0);
         fault::killed(self.plan, step, status, oom)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::Ordering;
-
-    use super::*;
-
-    fn sleeper() -> u32 {
-        std::process::Command::new("sleep").arg("1000").spawn().unwrap().id()
-    }
-
-    fn stillborn(report: &Arc<Report>) -> Unborn {
-        let pid = sleeper();
-        let id = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-        let pidfd = rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()).unwrap();
-        Unborn { pid, pidfd: Some(pidfd), report: Arc::clone(report), stillborn: true }
-    }
-
-    #[test]
-    fn whoever_took_the_place_of_one_that_is_not_to_be_goes_with_it() {
-        let is_there = |pid: u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
-        for known in [false, true] {
-            let report = Arc::new(Report::new(None).unwrap());
-            let mut first = stillborn(&report);
-            let (pid, second) = (first.pid, sleeper());
-            if known {
-                first.end();
-            }
-            report.page().pid.store(second, Ordering::Release);
-            if known {
-                assert!(first.succeed().unwrap());
-                assert!(!first.succeed().unwrap());
-                assert_eq!(first.pid, second);
-            }
-            assert!(is_there(second));
-            drop(first);
-            assert!(!is_there(pid) && !is_there(second));
-        }
     }
 }

@@ -269,6 +269,7 @@ impl<'a> Compiler<'a> {
         if self.wanted.has(NamespaceKind::Pid) {
             self.b.from("/linux/namespaces");
             self.b.op(Op::Respawn { flags: 0 });
+            self.gate(Gate::Respawned);
         }
     }
 

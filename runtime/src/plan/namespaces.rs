@@ -114,6 +114,7 @@ impl Compiler<'_> {
         if wanted.respawns_user() && wanted.new & PID != 0 {
             self.from(NamespaceKind::Pid);
             self.b.op(Op::Respawn { flags: PID });
+            self.gate(Gate::Respawned);
         }
         let rest = wanted.new & !(wanted.clone_flags() | USER | PID | CGROUP | TIME);
         if rest != 0 {

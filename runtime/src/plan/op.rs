@@ -25,6 +25,8 @@ pub enum Gate {
     Limits,
     /// seccomp listener open, the parent fetches it.
     Listener,
+    /// We are a new process: the parent has to know before it can act upon us.
+    Respawned,
     /// Everything done but execve.
     Start,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use runtime::Kind;
-use runtime::cgroup::{Cgroup, Freezer, Layout, Stats};
+use runtime::cgroup::{Cgroup, Freezer, Layout, SOON, Stats};
 
 use crate::process::{Process, eventually};
 use crate::{Group, ONLY_V1, base, death, devices, layout, resources};
@@ -423,7 +423,7 @@ fn kept_tasks() -> Done {
     let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let before = count();
     {
-        let group = Group::new("kept");
+        let (group, began) = (Group::new("kept"), std::time::Instant::now());
         let processes: Vec<Process> = (0..3).map(|_| Process::start(&group.0.attach().unwrap(), "sleep")).collect();
         let mut pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
         pids.sort_unstable();
@@ -434,12 +434,12 @@ fn kept_tasks() -> Done {
             assert_eq!(there, pids, "{}", place.dir().display());
         }
         let processes = processes.len();
-        // Where all is on version 2 there are none; and none are kept on a machine that took longer than that between two.
+        // Where all is on version 2 there are none.
+        let some = !group.0.record().v1.is_empty();
+        assert!(group.0.is_warm() == some || began.elapsed() > SOON);
         assert_eq!(count() - before > processes, group.0.is_warm());
         assert_eq!(group.0.is_to_be_cooled(), group.0.is_warm());
         assert!(!group.0.is_to_be_cooled(), "it is said once");
-        let below = group.0.attach_below(&["none".to_owned()], false);
-        assert!(below.is_err() || group.0.record().v1.is_empty(), "another group's files are not the kept ones");
         eventually("cold", || group.0.cool());
         assert_eq!(count() - before, processes);
     }

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,11 @@ pub(super) const BULK: usize = 1 << 20;
 /// allows a limit of 6 MiB, and two outputs have four pipes.
 const SMALL_BULK: usize = 256 << 10;
 const ENOUGH: i64 = 64 << 20;
+/// What a pipe holds that nobody has asked to hold more.
+const USUAL: usize = 64 << 10;
+/// So long without a byte, and a bulk is none any more: larger pipes count against what all pipes of a user may hold (pipe(7),
+/// pipe-user-pages-soft), beyond which those who are not privileged get small ones only.
+const CALM: Duration = Duration::from_secs(2);
 /// Copied at once, on the stack.
 const CHUNK: usize = 16 << 10;
 /// What a process's pipe holds from the moment that nobody reads: with the fifo, more than the 160 KiB that containerd's own
@@ -81,6 +87,14 @@ impl Stream {
         }
     }
 
+    /// Nothing has moved for a while. Pipes that are not empty stay as they are.
+    fn calms_down(&mut self, from: &OwnedFd, to: &OwnedFd) {
+        let usual = |pipe| fcntl_setpipe_size(pipe, USUAL).is_ok();
+        if usual(to) && usual(from) {
+            (self.splices, self.room) = (0, 0);
+        }
+    }
+
     /// The target is full. A user over the limit of pipe(7) keeps what there is.
     fn waits(&mut self, from: &OwnedFd) {
         if self.room == 0 {
@@ -115,8 +129,11 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, bulk: usize, hangup
     let mut pending = Vec::new();
     let mut full = false;
     let mut stream = Stream { splices: 0, bulk, room: 0 };
-    let mut moves = 0;
+    let mut moves = 0u32;
     let mut last_words = None;
+    // One that goes on: to set a timer for each move would wake the loop each time.
+    let mut calm = pin!(sleep(CALM));
+    let mut moves_before = 0;
     loop {
         let room_or_bytes = async { if full { to.writable().await } else { from.readable().await } };
         let mut ready = tokio::select! {
@@ -127,6 +144,14 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, bulk: usize, hangup
                 continue;
             }
             () = sleep(SILENCE), if last_words.is_some() => return Ok(()),
+            () = calm.as_mut(), if stream.is_bulk() => {
+                if moves == moves_before {
+                    stream.calms_down(from.get_ref(), to.get_ref());
+                }
+                moves_before = moves;
+                calm.as_mut().reset(Instant::now() + CALM);
+                continue;
+            }
         };
         if last_words.is_some_and(|end| Instant::now() >= end) {
             return Ok(());
@@ -144,8 +169,8 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, bulk: usize, hangup
             Step::TargetFull => true,
             Step::SourceEmpty => false,
         };
-        moves += 1;
-        if moves % TURN == 0 {
+        moves = moves.wrapping_add(1);
+        if moves.is_multiple_of(TURN) {
             tokio::task::yield_now().await;
         }
     }

@@ -107,6 +107,39 @@ fn a_bulk_gets_larger_pipes() {
     assert_eq!(bulk(Some(6 << 20)), 256 << 10);
 }
 
+/// Larger pipes count against what all of a user's may hold.
+#[test]
+fn a_bulk_that_calms_down_gives_its_room_back() {
+    const BYTES: usize = 8 << 20;
+    let dir = Dir::new();
+    let out = dir.fifo("out");
+    on_loop(async {
+        let opened = open_all("", &out, "", false);
+        let streams = opened.wiring.run(None).unwrap();
+        let stdout = file(opened.child.stdout);
+        let busy = thread::spawn(move || {
+            let mut client = File::open(out).unwrap();
+            for _ in 0..2 {
+                let mut writer = stdout.try_clone().unwrap();
+                let writing = thread::spawn(move || writer.write_all(&noise(BYTES)).unwrap());
+                let mut got = vec![0; BYTES];
+                client.read_exact(&mut got).unwrap();
+                writing.join().unwrap();
+                assert!(got == noise(BYTES));
+                let size = |pipe: &File| rustix::pipe::fcntl_getpipe_size(pipe).unwrap();
+                assert_eq!(size(&stdout), 1 << 20);
+                let began = Instant::now();
+                while size(&stdout) != 64 << 10 || size(&client) != 64 << 10 {
+                    assert!(began.elapsed() < Duration::from_secs(30), "{} and {}", size(&stdout), size(&client));
+                    thread::sleep(Duration::from_millis(20));
+                }
+            }
+        });
+        join(move || busy.join().unwrap()).await;
+        streams.finish(Duration::from_secs(1)).await;
+    });
+}
+
 /// How many one-byte writes the process can still make before it has to wait.
 fn fill(mut stdout: File) -> usize {
     rustix::fs::fcntl_setfl(&stdout, rustix::fs::OFlags::NONBLOCK).unwrap();

@@ -92,7 +92,9 @@ fn create_mounted(shim: &Shim, create: &Create, spec: &Spec) -> Result<Made, Str
 }
 
 fn memory_limit(spec: &Spec) -> Option<i64> {
-    spec.linux.resources.memory.as_ref().and_then(|memory| memory.limit)
+    let resources = &spec.linux.resources;
+    let unified = resources.unified.get("memory.max").and_then(|limit| limit.parse().ok());
+    resources.memory.as_ref().and_then(|memory| memory.limit).or(unified)
 }
 
 /// The owner that the client asked for, or else the container's root: only that one may open `/dev/stdout` again.
