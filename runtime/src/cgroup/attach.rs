@@ -88,7 +88,8 @@ impl Cgroup {
     /// Opens what a child about to be cloned needs: the init of the container, or an exec.
     ///
     /// # Errors
-    /// A group is gone ([`NotFound`](crate::Kind::NotFound)), unless its files are kept: then the child's write says it. Or a version 1 cpuset is still empty and cannot inherit.
+    /// A group is gone ([`NotFound`](crate::Kind::NotFound)), unless its files are kept: then the child's write says it. Or a
+    /// version 1 cpuset is still empty and cannot inherit.
     pub fn attach(&self) -> Result<Attach> {
         self.attach_below(&[], false)
     }
