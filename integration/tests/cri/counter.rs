@@ -25,7 +25,10 @@ impl<'p, 'c, 'a> Counter<'p, 'c, 'a> {
         let work = bed.directory("counter")?;
         let mount = json!({ "mounts": [{ "host_path": work, "container_path": "/work" }] });
         let id = pod.run("counter", SCRIPT, mount)?;
-        Ok(Counter { bed, pod, work, id })
+        let counter = Counter { bed, pod, work, id };
+        // Held at once, it would have nothing to log.
+        eventually(LIMIT, || counter.noted("count"))?;
+        Ok(counter)
     }
 
     fn noted(&self, name: &str) -> Outcome<usize> {
@@ -38,7 +41,7 @@ impl<'p, 'c, 'a> Counter<'p, 'c, 'a> {
         let held = eventually(LIMIT, || {
             let held = self.noted("held")?;
             let log = self.pod.log("counter")?;
-            ensure!(log.ends_with(&format!("\n{held}\n")), "{held} is not logged");
+            ensure!(log.lines().last() == Some(&held.to_string()), "{held} is not logged");
             Ok(held)
         })?;
         self.bed.containerd.kill()?;
