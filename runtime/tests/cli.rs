@@ -54,6 +54,7 @@ const BOTH: &[Test] = &[
 
 /// What is only true of mini, with the reason.
 const OURS: &[Test] = &[
+    ("killed_and_deleted", life::killed_and_deleted),
     // Takes runc along, to compare
     ("statistics_are_those_of_runc", statistics::as_runc),
     // runc takes "+1" and says nothing of "1:"

@@ -5,12 +5,17 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use runtime::container::start::{abandon, start_parked};
+use runtime::death::is_dying;
 use runtime::spec::{Spec, check};
 use runtime::{Child, Container, Create, Error, Host, Kind, Result, StartBy, Stdio, reap};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::foreground::{self, Foreground};
 use super::store::{Found, Process, Status, bundle};
 use super::{Context, args, console, words};
+
+/// How long a killed process may take to its end, as `runc delete --force` gives it.
+const DEATH: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 fn state(why: impl Into<String>) -> Error {
     Error::new(Kind::State, "", "", why)
@@ -149,12 +154,26 @@ pub fn delete(context: &Context<'_>, args: &args::Delete) -> Result<()> {
         }
         Err(e) => return Err(e),
     };
-    let status = found.status()?;
+    let mut status = found.status()?;
+    if !args.force && status == Status::Running && has_died(&found)? {
+        status = Status::Stopped;
+    }
     if !args.force && matches!(status, Status::Running | Status::Paused) {
         let why = format!("cannot delete container {} that is not stopped: {}", args.id, status.word());
         return Err(state(why));
     }
     destroy(context, &found, status)
+}
+
+/// False at once for a process that lives. One that has been killed is waited for: runc takes so long to come to its look
+/// that its users delete right after kill(2), without a wait between the two.
+fn has_died(found: &Found) -> Result<bool> {
+    let Some(init) = found.record.init()? else { return Ok(true) };
+    let limit = if is_dying(found.record.pid) { DEATH } else { Timespec::default() };
+    match poll(&mut [PollFd::new(&init, PollFlags::IN)], Some(&limit)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(e) => Err(Error::sys("poll", found.record.pid.to_string(), e)),
+    }
 }
 
 fn destroy(context: &Context<'_>, found: &Found, status: Status) -> Result<()> {

@@ -70,6 +70,21 @@ pub fn states(b: &Bench) {
     b.fails(&["state", &id], "container does not exist");
 }
 
+/// With runc nobody waits between the two, as it takes its time to look.
+pub fn killed_and_deleted(b: &Bench) {
+    for round in 0..5 {
+        let id = b.id(&format!("k{round}"));
+        // The first process of a pid namespace ends after all others.
+        b.spec(&["sh", "-c", "for i in $(seq 60); do sleep 1000 & done; touch /tmp/all; wait"], |_| {});
+        b.detached(&["run", "--detach", &id]);
+        let all = b.bundle().join("rootfs/tmp/all");
+        until("its processes", || all.exists());
+        b.fine(&["kill", &id, "KILL"]);
+        b.fine(&["delete", &id]);
+        std::fs::remove_file(all).unwrap();
+    }
+}
+
 pub fn ids(b: &Bench) {
     for id in ["a/b", "..", "a b", "ä", "a:b"] {
         b.fails(&["create", id], "invalid container ID format");
