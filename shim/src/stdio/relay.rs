@@ -33,8 +33,8 @@ const SMALL_BULK: usize = 256 << 10;
 const ENOUGH: i64 = 64 << 20;
 /// What a pipe holds that nobody has asked to hold more.
 const USUAL: usize = 64 << 10;
-/// So long without a byte, and a bulk is none any more: larger pipes count against what all pipes of a user may hold (pipe(7),
-/// pipe-user-pages-soft), beyond which those who are not privileged get small ones only.
+/// Less than one such pipe in so long, and a bulk is none any more: larger pipes count against what all pipes of a user may
+/// hold (pipe(7), pipe-user-pages-soft), beyond which those who are not privileged get small ones only.
 const CALM: Duration = Duration::from_secs(2);
 /// Copied at once, on the stack.
 const CHUNK: usize = 16 << 10;
@@ -75,19 +75,22 @@ struct Stream {
     bulk: usize,
     /// What its pipes have been made to hold: [`UNREAD`], `bulk`, or 0 for what they were made with.
     room: usize,
+    /// Bytes spliced since somebody last looked.
+    lately: usize,
 }
 
 impl Stream {
-    /// Another splice has moved something. A user over the limit of pipe(7) keeps what there is.
-    fn spliced(&mut self, from: &OwnedFd, to: &OwnedFd) {
+    /// Another splice has moved so many bytes. A user over the limit of pipe(7) keeps what there is.
+    fn spliced(&mut self, bytes: usize, from: &OwnedFd, to: &OwnedFd) {
         self.splices = self.splices.saturating_add(1);
+        self.lately = self.lately.saturating_add(bytes);
         let larger = |pipe| fcntl_setpipe_size(pipe, self.bulk).is_ok();
         if self.splices == BULK_AFTER && larger(to) && larger(from) {
             self.room = self.bulk;
         }
     }
 
-    /// Nothing has moved for a while. Pipes that are not empty stay as they are.
+    /// Next to nothing has moved for a while. Pipes that hold more than the usual stay as they are.
     fn calms_down(&mut self, from: &OwnedFd, to: &OwnedFd) {
         let usual = |pipe| fcntl_setpipe_size(pipe, USUAL).is_ok();
         if usual(to) && usual(from) {
@@ -128,12 +131,11 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, bulk: usize, hangup
     // What was read and did not fit; empty (and without memory) almost always.
     let mut pending = Vec::new();
     let mut full = false;
-    let mut stream = Stream { splices: 0, bulk, room: 0 };
+    let mut stream = Stream { splices: 0, bulk, room: 0, lately: 0 };
     let mut moves = 0u32;
     let mut last_words = None;
     // One that goes on: to set a timer for each move would wake the loop each time.
     let mut calm = pin!(sleep(CALM));
-    let mut moves_before = 0;
     loop {
         let room_or_bytes = async { if full { to.writable().await } else { from.readable().await } };
         let mut ready = tokio::select! {
@@ -145,10 +147,9 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, bulk: usize, hangup
             }
             () = sleep(SILENCE), if last_words.is_some() => return Ok(()),
             () = calm.as_mut(), if stream.is_bulk() => {
-                if moves == moves_before {
+                if std::mem::take(&mut stream.lately) < bulk {
                     stream.calms_down(from.get_ref(), to.get_ref());
                 }
-                moves_before = moves;
                 calm.as_mut().reset(Instant::now() + CALM);
                 continue;
             }
@@ -184,8 +185,8 @@ fn move_some(from: &Fd, to: &Fd, source: Source, stream: &mut Stream, pending: &
     if source == Source::Pipe && (stream.is_bulk() || ioctl_fionread(from)? >= SPLICE_FROM) {
         match splice(from, None, to, None, stream.bulk, SpliceFlags::MOVE | SpliceFlags::NONBLOCK) {
             Ok(0) => return Ok(Step::End),
-            Ok(_) => {
-                stream.spliced(from, to);
+            Ok(bytes) => {
+                stream.spliced(bytes, from, to);
                 // A poll takes no lock of a pipe, another attempt would.
                 return if stream.is_bulk() && !writable(to)? { Ok(Step::TargetFull) } else { Ok(Step::Moved) };
             }
