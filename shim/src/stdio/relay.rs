@@ -86,8 +86,14 @@ impl Stream {
         self.lately = self.lately.saturating_add(bytes);
         let larger = |pipe| fcntl_setpipe_size(pipe, self.bulk).is_ok();
         if self.splices == BULK_AFTER && larger(to) && larger(from) {
-            self.room = self.bulk;
+            // The time of the first look may be long over: it is not to find that next to nothing has moved.
+            (self.room, self.lately) = (self.bulk, self.bulk);
         }
+    }
+
+    /// Less than one pipeful has moved since the last look, which for a bulk of long standing is [`CALM`] ago.
+    fn is_calm(&mut self) -> bool {
+        std::mem::take(&mut self.lately) < self.bulk
     }
 
     /// Next to nothing has moved for a while. Pipes that hold more than the usual stay as they are.
@@ -147,7 +153,7 @@ pub(super) async fn copy(from: &Fd, to: &Fd, source: Source, bulk: usize, hangup
             }
             () = sleep(SILENCE), if last_words.is_some() => return Ok(()),
             () = calm.as_mut(), if stream.is_bulk() => {
-                if std::mem::take(&mut stream.lately) < bulk {
+                if stream.is_calm() {
                     stream.calms_down(from.get_ref(), to.get_ref());
                 }
                 calm.as_mut().reset(Instant::now() + CALM);
@@ -344,4 +350,21 @@ fn put(to: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
         }
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_bulk_is_not_calm_at_once() {
+        let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let mut stream = Stream { splices: 0, bulk: BULK, room: 0, lately: 0 };
+        for _ in 0..BULK_AFTER {
+            assert!(!stream.is_bulk());
+            stream.spliced(USUAL, &from, &to);
+        }
+        assert!(stream.is_bulk() && !stream.is_calm(), "the first look may be due already");
+        assert!(stream.is_calm());
+    }
 }
