@@ -388,7 +388,8 @@ impl Cgroup {
         stats::read(&self.record, &self.stats)
     }
 
-    /// True while files are kept open (or somebody is just opening them, for whom this does not wait), because [`Cgroup::stats`] or [`Cgroup::attach`] are called often.
+    /// True while files are kept open because [`Cgroup::stats`] or [`Cgroup::attach`] are called often; or somebody is just
+    /// opening them, for whom this does not wait.
     pub fn is_warm(&self) -> bool {
         self.stats.is_warm() || self.tasks.is_warm()
     }

@@ -33,6 +33,7 @@ const BOTH: &[Test] = &[
     ("any_umask", life::any_umask),
     ("list", life::list),
     ("pause", life::pause),
+    ("killed_while_paused", life::killed_while_paused),
     ("update_and_statistics", life::update_and_statistics),
     ("log", life::log),
     ("options_after_the_id", life::options_after_the_id),

@@ -139,7 +139,12 @@ pub fn kill(context: &Context<'_>, args: &args::Kill) -> Result<()> {
         return found.cgroup()?.kill(signal);
     }
     let init = found.record.init()?.ok_or_else(|| state("container not running"))?;
-    reap::signal(init, signal)
+    reap::signal(init, signal)?;
+    if signal == libc::SIGKILL && found.process()? == Process::Frozen {
+        // A frozen v1 group acts on no signal, not even this one (runc thaws as well).
+        return found.cgroup()?.thaw();
+    }
+    Ok(())
 }
 
 /// `delete`: what has stopped or never started; anything with --force.
@@ -155,12 +160,12 @@ pub fn delete(context: &Context<'_>, args: &args::Delete) -> Result<()> {
         Err(e) => return Err(e),
     };
     let mut status = found.status()?;
-    if !args.force && status == Status::Running && has_died(&found)? {
-        status = Status::Stopped;
-    }
     if !args.force && matches!(status, Status::Running | Status::Paused) {
-        let why = format!("cannot delete container {} that is not stopped: {}", args.id, status.word());
-        return Err(state(why));
+        if !has_died(&found)? {
+            let why = format!("cannot delete container {} that is not stopped: {}", args.id, status.word());
+            return Err(state(why));
+        }
+        status = Status::Stopped;
     }
     destroy(context, &found, status)
 }

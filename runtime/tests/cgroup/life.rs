@@ -440,6 +440,8 @@ fn kept_tasks() -> Done {
         assert_eq!(count() - before > processes, group.0.is_warm());
         assert_eq!(group.0.is_to_be_cooled(), group.0.is_warm());
         assert!(!group.0.is_to_be_cooled(), "it is said once");
+        let below = group.0.attach_below(&["none".to_owned()], false);
+        assert!(below.is_err() || !some, "another group's files are not the kept ones");
         eventually("cold", || group.0.cool());
         assert_eq!(count() - before, processes);
     }

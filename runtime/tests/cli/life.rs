@@ -196,6 +196,16 @@ pub fn pause(b: &Bench) {
     b.fine(&["delete", "-f", &id]);
 }
 
+/// On cgroup v1 it could not die.
+pub fn killed_while_paused(b: &Bench) {
+    let id = b.id("x");
+    b.sleeper(&id);
+    b.fine(&["pause", &id]);
+    b.fine(&["kill", &id, "KILL"]);
+    b.wait_for(&id, "stopped");
+    b.fine(&["delete", &id]);
+}
+
 pub fn update_and_statistics(b: &Bench) {
     let id = b.id("x");
     b.sleeper(&id);

@@ -1,8 +1,9 @@
 //! Too few descriptors, no space: a command that cannot do its work says why, does nothing else and leaves nothing.
 
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 
-use super::bench::{Bench, Said, finish};
+use super::bench::{Bench, Said, finish, until};
 use super::life::groups;
 
 /// More than any command here needs.
@@ -46,9 +47,22 @@ pub fn create_without_descriptors(b: &Bench) {
 pub fn exec_without_descriptors(b: &Bench) {
     let id = b.id("x");
     b.sleeper(&id);
-    let said = until_enough(b, &["exec", &id, "sh", "-c", "exit 7"], 255, |_| {});
+    let ran = b.bundle().join("rootfs/ran");
+    let nobody = |number: u32| {
+        assert!(!ran.exists(), "it ran with {number}");
+        assert_eq!(b.fine(&["ps", "-f", "json", &id]).split(',').count(), 1, "nobody but its init is left of {number}");
+    };
+    let script = ["sh", "-c", "echo > /ran; exit 7"];
+    let said = until_enough(b, &[&["exec", &id], &script[..]].concat(), 255, nobody);
     assert_eq!(said.code, 7, "{}", said.err);
-    assert_eq!(b.fine(&["ps", "-f", "json", &id]).split(',').count(), 1, "nobody but its init is left");
+    std::fs::remove_file(&ran).unwrap();
+
+    let path = b.path("console.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let words = ["exec", "-d", "-t", "--console-socket", path.to_str().unwrap(), &id];
+    let said = until_enough(b, &[&words, &script[..]].concat(), 255, nobody);
+    assert_eq!(said.code, 0, "{}", said.err);
+    until("it has run", || ran.exists());
 }
 
 /// A container whose process cannot be looked at is not a stopped one, which anybody may delete.
