@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod linux;
+mod place;
 pub mod process;
 pub mod words;
 
@@ -226,15 +227,5 @@ pub fn read_json(path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// Decodes any JSON of the specification; a wrong type is reported by its JSON pointer.
 pub fn from_json<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T> {
-    // To know where it is in the text costs as much as to read it, so that is found out when it is asked for.
-    serde_json::from_slice(json)
-        .map_err(|wrong| located::<T>(json).unwrap_or_else(|| Error::invalid("", wrong.to_string())))
-}
-
-/// Why this is no `T`, and where.
-#[cold]
-fn located<T: serde::de::DeserializeOwned>(json: &[u8]) -> Option<Error> {
-    let mut d = serde_json::Deserializer::from_slice(json);
-    let error = serde_path_to_error::deserialize::<_, T>(&mut d).err()?;
-    Some(Error::invalid(check::pointer(error.path()), error.into_inner().to_string()))
+    serde_json::from_slice(json).map_err(|wrong| Error::invalid(place::pointer(json, &wrong), wrong.to_string()))
 }

@@ -10,7 +10,7 @@ mod seccomp;
 use rustix::io::Errno;
 
 pub use bpf::*;
-pub use early::{begin_early, sealed as sealed_early};
+pub use early::{MALLOC, NOT_FOR_THE_DAEMON, begin_early, begin_start, parent_that_waits, sealed as sealed_early};
 pub use entry::begin;
 pub use mount::*;
 pub use process::*;

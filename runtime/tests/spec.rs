@@ -214,6 +214,15 @@ fn odd_value() -> impl Strategy<Value = Value> {
     ]
 }
 
+fn as_pointer(path: &serde_path_to_error::Path) -> String {
+    let segment = |segment: &serde_path_to_error::Segment| match segment {
+        serde_path_to_error::Segment::Seq { index } => format!("/{index}"),
+        serde_path_to_error::Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+        other => panic!("no {other:?} in a config.json"),
+    };
+    path.iter().map(segment).collect()
+}
+
 /// What an error of the parser must always have: a place, as a JSON pointer or as a position in the text.
 fn has_a_place(e: &runtime::Error) -> bool {
     e.from.starts_with('/') || e.reason.contains("line ")
@@ -239,6 +248,32 @@ proptest! {
                 let again = Spec::parse(once.to_string().as_bytes()).expect("what we write we read");
                 prop_assert_eq!(once, serde_json::to_value(&again).expect("a spec becomes JSON"));
             }
+        }
+    }
+
+    /// The library that was there before costs a second deserializer in each of our programs; it knows the places by another way.
+    #[test]
+    fn wrong_values_are_placed_as_serde_path_to_error_does(
+        file in any::<Index>(), place in any::<Index>(), value in odd_value(), pretty in any::<bool>(), odd_key in any::<bool>(),
+    ) {
+        let files = fixtures();
+        let mut spec: Value = serde_json::from_slice(&files[file.index(files.len())].1).expect("a fixture is JSON");
+        if odd_key && let Some(object) = spec.as_object_mut() {
+            object.insert("annotations".into(), json!({"a": "{[,:\"]}\\", "c/ü~\"\\": [{"x": 1}], "b": "x"}));
+        }
+        let mut places = Vec::new();
+        pointers("", &spec, &mut places);
+        let at = &places[place.index(places.len())];
+        *spec.pointer_mut(at).expect("a pointer just made") = value;
+        let text = if pretty { serde_json::to_string_pretty(&spec) } else { serde_json::to_string(&spec) }.expect("a value");
+        let mut reader = serde_json::Deserializer::from_slice(text.as_bytes());
+        match (from_json::<Spec>(text.as_bytes()), serde_path_to_error::deserialize::<_, Spec>(&mut reader)) {
+            (Ok(_), Ok(_)) => {}
+            (Err(ours), Err(theirs)) => {
+                prop_assert_eq!(ours.from, as_pointer(theirs.path()), "{}", text);
+                prop_assert_eq!(ours.reason, theirs.into_inner().to_string());
+            }
+            (ours, theirs) => prop_assert!(false, "{ours:?} {:?}", theirs.map_err(|e| e.to_string())),
         }
     }
 

@@ -16,22 +16,22 @@ mod log;
 mod seal;
 mod socket;
 
-use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use runtime::version::{COMMIT, VERSION};
-use runtime::{Error, Kind, Result};
+use runtime::{Error, Kind, Result, sys};
 
-pub use daemon::settle;
 pub use delete::delete;
 pub use flags::{Action, Flags};
 pub use info::info;
 
+use crate::service::Args;
 use handshake::Caller;
 use socket::{Address, Claim};
 
 /// Largest message that is read from standard input.
-const INPUT_LIMIT: u64 = 10 << 20;
+const INPUT_LIMIT: usize = 10 << 20;
 
 /// `-v`, in the shape of containerd's own shims.
 pub fn version() -> Result<()> {
@@ -48,33 +48,55 @@ pub fn help() -> Result<()> {
 /// The socket listens before the daemon exists, so nobody has to wait for the daemon. What the daemon is to inherit (its
 /// group of processes, cgroup, OOM score, core scheduling cookie) is set on ourselves before it is made.
 pub fn start(flags: &Flags) -> Result<()> {
+    claimed(flags, |caller, address, listener| {
+        record(caller, address)?;
+        host::inherit(&caller.shim_cgroup)?;
+        let mut daemon = daemon::spawn(flags, caller, &listener)?;
+        let answered = caller.reply(address).and_then(|reply| print(&reply));
+        if answered.is_err() {
+            let _killed = daemon.kill();
+            let _reaped = daemon.wait();
+        }
+        answered
+    })
+    .map(drop)
+}
+
+/// The daemon up to where it serves, in one of two ways: what is above has executed us; or we are what `start` has become before its
+/// C library began (`sys/early/start.rs` of the runtime), and do all of that ourselves first. `None` if there is nothing left to do:
+/// somebody serves already.
+pub fn settle(flags: &Flags) -> Result<Option<Args>> {
+    let Some(parent) = sys::parent_that_waits() else { return daemon::settle(flags).map(Some) };
+    let args = claimed(flags, |caller, address, listener| {
+        record(caller, address)?;
+        daemon::turn_into(flags, caller, listener, &caller.reply(address)?, &parent)
+    })?;
+    if args.is_none() {
+        daemon::release(&parent)?;
+    }
+    Ok(args)
+}
+
+/// Has `take` serve on our socket; `None` and the answer if somebody does already.
+fn claimed<T>(flags: &Flags, take: impl FnOnce(&Caller, &Address, OwnedFd) -> Result<T>) -> Result<Option<T>> {
     flags.need_container()?;
     let caller = Caller::read(flags)?;
     let group = group::of_bundle(Path::new("."))?.unwrap_or_else(|| flags.id.clone());
     let address = Address::new(caller.socket_dir(), &flags.address, &flags.namespace, &group, false);
-    let claim = socket::claim(&address)?;
-    let result = match &claim {
-        Claim::Ours(listener) => launch(flags, &caller, &address, listener),
-        Claim::Served => record(&caller, &address).and_then(|()| print(&caller.reply(&address)?)),
+    let listener = match socket::claim(&address)? {
+        Claim::Ours(listener) => listener,
+        Claim::Served => {
+            record(&caller, &address)?;
+            print(&caller.reply(&address)?)?;
+            return Ok(None);
+        }
     };
-    if result.is_err() && matches!(claim, Claim::Ours(_)) {
+    let taken = take(&caller, &address, listener);
+    if taken.is_err() {
         // The error matters more than a socket file that nobody listens on; the next start removes it.
         let _left = std::fs::remove_file(address.path());
     }
-    result
-}
-
-/// Starts the daemon and answers; on an error the daemon is gone again.
-fn launch(flags: &Flags, caller: &Caller, address: &Address, listener: &std::os::fd::OwnedFd) -> Result<()> {
-    record(caller, address)?;
-    host::inherit(&caller.shim_cgroup)?;
-    let mut daemon = daemon::spawn(flags, caller, listener)?;
-    let answered = caller.reply(address).and_then(|reply| print(&reply));
-    if answered.is_err() {
-        let _killed = daemon.kill();
-        let _reaped = daemon.wait();
-    }
-    answered
+    taken.map(Some)
 }
 
 /// Leaves in the bundle what a later containerd, the daemon and `delete` need: `address` (containerd 1.6 and 1.7 find us again
@@ -92,20 +114,28 @@ fn record(caller: &Caller, address: &Address) -> Result<()> {
     }
 }
 
-/// All of standard input.
+/// All of standard input. Neither here nor in [`print`] std's buffers, which would stay with the daemon.
 fn read_input() -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let read = std::io::stdin().lock().take(INPUT_LIMIT + 1).read_to_end(&mut bytes);
-    read.map_err(|e| Error::io("read", "standard input", &e))?;
-    if bytes.len() as u64 > INPUT_LIMIT {
-        let reason = format!("is longer than {INPUT_LIMIT} bytes");
-        return Err(Error::new(Kind::Invalid, "read", "standard input", reason));
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(rustix::stdio::stdin(), &mut buffer));
+        let n = read.map_err(|e| Error::sys("read", "standard input", e))?;
+        if n == 0 {
+            return Ok(bytes);
+        }
+        bytes.extend_from_slice(&buffer[..n]);
+        if bytes.len() > INPUT_LIMIT {
+            let reason = format!("is longer than {INPUT_LIMIT} bytes");
+            return Err(Error::new(Kind::Invalid, "read", "standard input", reason));
+        }
     }
-    Ok(bytes)
 }
 
-/// The answer, in one piece.
-fn print(bytes: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Error::io("write", "standard output", &e))
+/// The answer, in one piece where the reader takes it so.
+fn print(mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(rustix::stdio::stdout(), bytes));
+        bytes = &bytes[written.map_err(|e| Error::sys("write", "standard output", e))?..];
+    }
+    Ok(())
 }

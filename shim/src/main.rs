@@ -43,8 +43,11 @@ fn run() -> u8 {
 
 /// The daemon. From `settle` on, descriptor 2 and the log are containerd's.
 fn serve(flags: &Flags) -> u8 {
-    let settled = boot::settle(flags).map_err(|e| e.to_string());
-    end(settled.and_then(|args| service::serve(args).map_err(|e| e.to_string())))
+    match boot::settle(flags) {
+        Ok(Some(args)) => end(service::serve(args).map_err(|e| e.to_string())),
+        Ok(None) => 0,
+        Err(error) => end(Err(error.to_string())),
+    }
 }
 
 /// What is written to standard error becomes the text of containerd's own error.

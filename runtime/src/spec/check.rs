@@ -9,8 +9,6 @@ mod mounts;
 mod namespaces;
 mod process;
 
-use serde_path_to_error::{Path, Segment};
-
 pub use linux::resources;
 pub use namespaces::sysctl_path;
 pub use process::{environment, process};
@@ -20,20 +18,6 @@ use crate::error::{Error, Kind, Result};
 
 /// Ids above this are not ids: setresuid(2) and chown(2) take 4294967295 as "leave it as it is".
 const MAX_ID: u32 = u32::MAX - 1;
-
-/// A JSON pointer (RFC 6901) for the place where decoding stopped.
-pub(super) fn pointer(path: &Path) -> String {
-    let mut out = String::new();
-    for segment in path {
-        match segment {
-            Segment::Seq { index } => out.push_str(&format!("/{index}")),
-            Segment::Map { key } => out.push_str(&format!("/{}", escape(key))),
-            Segment::Enum { variant } => out.push_str(&format!("/{variant}")),
-            Segment::Unknown => {}
-        }
-    }
-    out
-}
 
 /// One key of a JSON pointer.
 pub(super) fn escape(key: &str) -> String {

@@ -2,39 +2,23 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use runtime::{Error, Kind, Result};
+use runtime::{Error, Kind, Result, sys};
 use rustix::fs::OFlags;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::flags::Flags;
 use super::handshake::Caller;
 use super::socket::{self, Address, Claim};
-use super::{log, seal};
+use super::{host, log, seal};
 use crate::service::{self, Args};
-
-/// containerd's words to `start` (GOMAXPROCS and MAX_SHIM_VERSION), what systemd said to containerd alone, and what has
-/// become a flag. The rest of containerd's environment stays for helper programs; containers get nothing of it.
-const NOT_FOR_THE_DAEMON: [&str; 8] = [
-    "GOMAXPROCS",
-    "MAX_SHIM_VERSION",
-    "SCHED_CORE",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-    "LISTEN_PID",
-    "LISTEN_FDS",
-];
-
-/// How much freed memory glibc's malloc keeps for its thread: of each size up to 1 KiB two pieces, not seven. They lie all over the heap,
-/// and each holds a page that malloc_trim(3) could give back. It is read at the start of a program only ("The GNU C Library
-/// Reference Manual", 39.2 Memory Allocation Tunables).
-const MALLOC: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=2");
 
 /// Starts the daemon in a process group of its own. The listening socket is its standard input, which needs no agreement on
 /// a number; standard error is the bundle's log from its first instruction on.
@@ -50,28 +34,60 @@ pub fn spawn(flags: &Flags, caller: &Caller, listener: &OwnedFd) -> Result<Child
     if caller.debug {
         command.arg("-debug");
     }
-    for name in NOT_FOR_THE_DAEMON {
-        command.env_remove(name);
+    for name in sys::NOT_FOR_THE_DAEMON.split(|byte| b"=\0".contains(byte)).filter(|name| !name.is_empty()) {
+        command.env_remove(OsStr::from_bytes(name));
     }
     command.env("TTRPC_ADDRESS", &caller.ttrpc_address);
-    if std::env::var_os(MALLOC.0).is_none() {
-        command.env(MALLOC.0, MALLOC.1);
+    if let Some((name, value)) = sys::MALLOC.to_str().ok().and_then(|word| word.split_once('='))
+        && std::env::var_os(name).is_none()
+    {
+        command.env(name, value);
     }
     // What our caller left open by mistake is not carried along for the life of a pod.
-    runtime::sys::close_on_exec_from(3).map_err(|e| Error::sys("close_range", "descriptors from 3 on", e))?;
-    command.stdin(listener).stdout(Stdio::null()).stderr(bundle_log()?).process_group(0);
+    sys::close_on_exec_from(3).map_err(|e| Error::sys("close_range", "descriptors from 3 on", e))?;
+    command
+        .stdin(listener)
+        .stdout(Stdio::null())
+        .stderr(bundle_log()?.map_or_else(Stdio::null, Stdio::from))
+        .process_group(0);
     command.spawn().map_err(|e| Error::io("execve", "the daemon", &e))
+}
+
+/// The other way to the daemon: we are in its file already, and in the place of `start`. Makes this process what [`spawn`] makes of
+/// another, gives `reply`, and lets the parent go. Nothing fails after the reply but that the parent is gone.
+pub fn turn_into(flags: &Flags, caller: &Caller, listener: OwnedFd, reply: &[u8], parent: &OwnedFd) -> Result<Args> {
+    let signals = own()?;
+    rustix::process::setpgid(None, None).map_err(|e| Error::sys("setpgid", "ourselves", e))?;
+    host::inherit(&caller.shim_cgroup)?;
+    let (null, log) = (null()?, bundle_log()?);
+    super::print(reply)?;
+    let failed = |e| Error::sys("dup2", "standard streams", e);
+    rustix::stdio::dup2_stdin(&null).and_then(|()| rustix::stdio::dup2_stdout(&null)).map_err(failed)?;
+    rustix::stdio::dup2_stderr(log.as_ref().unwrap_or(&null)).map_err(failed)?;
+    release(parent)?;
+    let debug = caller.debug;
+    log::to_standard_error(&flags.namespace, &flags.id, debug);
+    Ok(args(flags, listener, signals, caller.ttrpc_address.clone()))
+}
+
+/// Tells the waiting parent that all is well, and lives on without it.
+pub fn release(parent: &OwnedFd) -> Result<()> {
+    rustix::process::set_parent_process_death_signal(None)
+        .and_then(|()| rustix::io::retry_on_intr(|| rustix::io::write(parent, b"1")))
+        .map_err(|e| Error::sys("write", "the process that waits", e))?;
+    Ok(())
 }
 
 /// The fifo `log` that containerd reads. Opened for reading too, which nobody does: so it can be opened and written while
 /// containerd is away, and writing never ends in SIGPIPE. Non-blocking: what does not fit is lost, see [`log`].
-fn bundle_log() -> Result<Stdio> {
+///
+/// `None`: started by something that has no log for us.
+fn bundle_log() -> Result<Option<OwnedFd>> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     match std::fs::OpenOptions::new().read(true).write(true).custom_flags(flags.bits().cast_signed()).open("log") {
-        Ok(file) if is_fifo(&file) => Ok(file.into()),
+        Ok(file) if is_fifo(&file) => Ok(Some(file.into())),
         Ok(_) => Err(Error::new(Kind::Invalid, "open", "log", "is not a fifo")),
-        // Started by something that has no log for us.
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Stdio::null()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("open", "log", &e)),
     }
 }
@@ -86,23 +102,30 @@ fn is_fifo(file: &File) -> bool {
 /// or by what containerd runs with, not by our needs.
 pub fn settle(flags: &Flags) -> Result<Args> {
     flags.need_container()?;
+    let signals = own()?;
+    let listener = listener(flags)?;
+    rustix::stdio::dup2_stdin(null()?).map_err(|e| Error::sys("dup2", "standard input", e))?;
+    log::to_standard_error(&flags.namespace, &flags.id, flags.debug);
+    Ok(args(flags, listener, signals, std::env::var("TTRPC_ADDRESS").unwrap_or_default()))
+}
+
+fn args(flags: &Flags, listener: OwnedFd, signals: OwnedFd, ttrpc_address: String) -> Args {
+    Args { namespace: flags.namespace.clone(), id: flags.id.clone(), listener, ttrpc_address, signals }
+}
+
+/// What is the daemon's own from its first moment; answers its signals.
+fn own() -> Result<OwnedFd> {
     let signals = service::signals().map_err(|e| Error::sys("signalfd", "signals", e))?;
     // Inherited by children until their execve, and so the answer to a container's ptrace and /proc/PID/* of them, too.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| Error::sys("prctl", "PR_SET_DUMPABLE", e))?;
     // Executed by a number, the kernel would call us by it.
     rustix::thread::set_name(c"containerd-shim").map_err(|e| Error::sys("prctl", "PR_SET_NAME", e))?;
-    let listener = listener(flags)?;
-    let null =
-        File::options().read(true).write(true).open("/dev/null").map_err(|e| Error::io("open", "/dev/null", &e))?;
-    rustix::stdio::dup2_stdin(&null).map_err(|e| Error::sys("dup2", "standard input", e))?;
-    log::to_standard_error(&flags.namespace, &flags.id, flags.debug);
-    Ok(Args {
-        namespace: flags.namespace.clone(),
-        id: flags.id.clone(),
-        listener,
-        ttrpc_address: std::env::var("TTRPC_ADDRESS").unwrap_or_default(),
-        signals,
-    })
+    Ok(signals)
+}
+
+fn null() -> Result<OwnedFd> {
+    let opened = File::options().read(true).write(true).open("/dev/null");
+    opened.map(OwnedFd::from).map_err(|e| Error::io("open", "/dev/null", &e))
 }
 
 /// Standard input, if it is a listening socket as `start` makes it, or the path of `-socket`.
