@@ -136,14 +136,31 @@ const PLAIN: &str = r#"{"ociVersion":"1.2.0"}"#;
 
 #[test]
 fn an_old_containerd_gets_an_address_and_a_daemon() {
+    a_daemon_as_it_should_be(true, |_| {});
+}
+
+/// `start` makes the daemon before its C library begins, but not if the environment is longer than it has place for.
+#[test]
+fn a_start_that_cannot_be_early_makes_the_same_daemon() {
+    a_daemon_as_it_should_be(false, |c| {
+        c.envs((0..260).map(|n| (format!("VARIABLE_{n}"), "x")));
+    });
+}
+
+/// A daemon that is early has the command line of `start`; else `start` has made one up.
+fn a_daemon_as_it_should_be(early: bool, change: impl FnOnce(&mut Command)) {
     let state = State::new();
     let bundle = state.make("c1", PLAIN);
     // Left open by whoever calls, as Go programs do between open and fcntl.
     let leak = bundle.join("config.json");
     let leaked = fs::File::open(&leak).unwrap();
     rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
-    let url = state.start("c1", b"");
-    let socket = path_of(&url);
+    let output = state.call("c1", "start", b"", |c| {
+        c.env("NOTIFY_SOCKET", "/run/systemd/notify").env("KEPT", "for helpers");
+        change(c);
+    });
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let (url, socket) = (output.stdout.clone(), path_of(&output.stdout));
     assert!(socket.starts_with("/run/containerd/s"), "{}", socket.display());
     assert_eq!(fs::read(bundle.join("address")).unwrap(), url);
     let meta = fs::metadata(&socket).unwrap();
@@ -165,10 +182,87 @@ fn an_old_containerd_gets_an_address_and_a_daemon() {
             .any(|fd| fd.path().read_link().is_ok_and(|to| to == leak))
     );
     let environment = proc(pid, "environ");
-    assert!(
-        environment.contains("TTRPC_ADDRESS=/run/test/containerd.sock.ttrpc\0")
-            && !environment.contains("MAX_SHIM_VERSION")
-    );
+    for word in
+        ["TTRPC_ADDRESS=/run/test/containerd.sock.ttrpc\0", "KEPT=for helpers\0", "glibc.malloc.tcache_count=2\0"]
+    {
+        assert!(environment.contains(word), "{word} in {environment:?}");
+    }
+    assert!(!environment.contains("MAX_SHIM_VERSION") && !environment.contains("NOTIFY_SOCKET"), "{environment:?}");
+    let line = proc(pid, "cmdline");
+    let words: Vec<_> = line.split_terminator('\0').skip(1).collect();
+    assert!(!words.contains(&"start") && words.contains(&"-publish-binary") == early, "{words:?}");
+    for pair in [["-namespace", "test"], ["-id", "c1"], ["-address", CONTAINERD]] {
+        assert!(words.windows(2).any(|w| w == pair), "{pair:?} in {words:?}");
+    }
+    let binary = fs::File::options().write(true).open(format!("/proc/{pid}/exe"));
+    assert!(binary.is_err(), "written while it runs");
+}
+
+/// containerd kills a `start` that takes too long: what it has begun ends with it.
+#[test]
+fn a_start_that_is_killed_leaves_no_process() {
+    let state = State::new();
+    state.make("c1", PLAIN);
+    let mut command = Command::new(SHIM);
+    command.args(["-namespace", "test", "-address", CONTAINERD, "-id", "c1", "start"]).current_dir(state.bundle("c1"));
+    let mut start = spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    // It waits for the end of this.
+    let _input = start.stdin.take();
+    let both = wait_for(|| Some(state.daemons()).filter(|pids| pids.len() == 2));
+    assert!(both.contains(&start.id()));
+    wait_for(|| {
+        both.iter().all(|pid| proc(*pid, "syscall").starts_with(&format!("{} ", libc::SYS_read))).then_some(())
+    });
+    start.kill().unwrap();
+    start.wait().unwrap();
+    wait_for(|| state.daemons().is_empty().then_some(()));
+    assert!(!Path::new("/run/containerd/s").exists());
+}
+
+/// The words are Go's, and those of whoever calls by hand; the process that waits ends as the one that works does.
+#[test]
+fn a_start_ends_as_its_work_does() {
+    let state = State::new();
+    state.make("start", PLAIN);
+    let run = |script: &str, words: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, SHIM]).args(words).current_dir(state.bundle("start")).stdin(Stdio::null());
+        command.output().unwrap()
+    };
+    let plain = "exec \"$0\" \"$@\"";
+    let id = ["-namespace", "test", "-address", CONTAINERD, "-id", "start"];
+    let start = [&id[..], &["start"]].concat();
+    let text = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+
+    let wrong = run(plain, &["-nonsense", "start"]);
+    assert!(wrong.status.code() == Some(2) && text(&wrong).contains("not defined: -nonsense"), "{wrong:?}");
+    let version = run(plain, &["-v", "start"]);
+    assert!(version.status.success() && version.stdout.starts_with(b"containerd-shim-mini-v2:"), "{version:?}");
+    // An id, and no action.
+    let serve = run(plain, &id);
+    assert!(serve.status.code() == Some(1) && text(&serve).contains("is not a listening socket"), "{serve:?}");
+    // With the mark that only our first image may give.
+    let marked = run("exec env MINI_READY='9 ' \"$0\" \"$@\" 9>/dev/null", &id);
+    assert!(marked.status.code() == Some(1) && text(&marked).contains("is not a listening socket"), "{marked:?}");
+    // Who ignores SIGCHLD is not told how a child ends.
+    let ignorant = "exec env --ignore-signal=CHLD \"$0\" \"$@\"";
+    let ignored = run(ignorant, &["-address", CONTAINERD, "-id", "start", "start"]);
+    assert!(ignored.status.code() == Some(1) && text(&ignored).contains("namespace cannot be empty"), "{ignored:?}");
+    assert!(state.daemons().is_empty());
+
+    let first = run(ignorant, &start);
+    assert!(first.status.success() && first.stderr.is_empty(), "{first:?}");
+    let pid = state.only_daemon();
+    // Served already.
+    let second = run(plain, &start);
+    assert!(second.status.success() && second.stdout == first.stdout, "{second:?}");
+    assert_eq!(state.only_daemon(), pid);
+    end(pid, rustix::process::Signal::TERM);
+
+    // Standard streams that are closed.
+    let closed = run(&format!("{plain} <&- 2>&-"), &start);
+    assert!(closed.status.success() && closed.stdout == first.stdout, "{closed:?}");
+    assert_eq!(fs::read_link(format!("/proc/{}/fd/0", state.only_daemon())).unwrap(), Path::new("/dev/null"));
 }
 
 #[test]
