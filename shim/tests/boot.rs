@@ -245,7 +245,7 @@ fn a_start_ends_as_its_work_does() {
     let marked = run("exec env MINI_READY='9 ' \"$0\" \"$@\" 9>/dev/null", &id);
     assert!(marked.status.code() == Some(1) && text(&marked).contains("is not a listening socket"), "{marked:?}");
     // Who ignores SIGCHLD is not told how a child ends.
-    let ignorant = "exec env --ignore-signal=CHLD \"$0\" \"$@\"";
+    let ignorant = "exec env --ignore-signal=CHLD --block-signal=HUP \"$0\" \"$@\"";
     let ignored = run(ignorant, &["-address", CONTAINERD, "-id", "start", "start"]);
     assert!(ignored.status.code() == Some(1) && text(&ignored).contains("namespace cannot be empty"), "{ignored:?}");
     assert!(state.daemons().is_empty());
@@ -253,6 +253,9 @@ fn a_start_ends_as_its_work_does() {
     let first = run(ignorant, &start);
     assert!(first.status.success() && first.stderr.is_empty(), "{first:?}");
     let pid = state.only_daemon();
+    let blocked = proc(pid, "status").lines().find_map(|l| Some(l.strip_prefix("SigBlk:\t")?.to_owned())).unwrap();
+    let own = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGUSR1].map(|s| 1_u64 << (s - 1)).iter().sum::<u64>();
+    assert_eq!(blocked, format!("{own:016x}"));
     // Served already.
     let second = run(plain, &start);
     assert!(second.status.success() && second.stdout == first.stdout, "{second:?}");

@@ -56,17 +56,16 @@ pub fn spawn(flags: &Flags, caller: &Caller, listener: &OwnedFd) -> Result<Child
 /// The other way to the daemon: we are in its file already, and in the place of `start`. Makes this process what [`spawn`] makes of
 /// another, gives `reply`, and lets the parent go. Nothing fails after the reply but that the parent is gone.
 pub fn turn_into(flags: &Flags, caller: &Caller, listener: OwnedFd, reply: &[u8], parent: &OwnedFd) -> Result<Args> {
-    let signals = own()?;
     rustix::process::setpgid(None, None).map_err(|e| Error::sys("setpgid", "ourselves", e))?;
     host::inherit(&caller.shim_cgroup)?;
+    let signals = own()?;
     let (null, log) = (null()?, bundle_log()?);
     super::print(reply)?;
     let failed = |e| Error::sys("dup2", "standard streams", e);
     rustix::stdio::dup2_stdin(&null).and_then(|()| rustix::stdio::dup2_stdout(&null)).map_err(failed)?;
     rustix::stdio::dup2_stderr(log.as_ref().unwrap_or(&null)).map_err(failed)?;
     release(parent)?;
-    let debug = caller.debug;
-    log::to_standard_error(&flags.namespace, &flags.id, debug);
+    log::to_standard_error(&flags.namespace, &flags.id, caller.debug);
     Ok(args(flags, listener, signals, caller.ttrpc_address.clone()))
 }
 

@@ -370,7 +370,11 @@ unsafe fn vfork(birth: *mut Birth) -> isize {
 
 const VFORK: usize = (libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD) as usize;
 
-/// The child until its execve: it dies with its parent, and hands down nothing but the standard streams and the pipe.
+/// The kernel's set of signals.
+static NO_SIGNAL: u64 = 0;
+
+/// The child until its execve: it dies with its parent, and hands down nothing but the standard streams and the pipe; no signal
+/// is blocked (posix_spawn(3) sees to that in the other way).
 ///
 /// # Safety
 /// Of [`vfork`]'s child only; `birth` is as [`wait`] wants it.
@@ -378,11 +382,12 @@ unsafe extern "C" fn child(birth: *mut Birth) {
     const CLOEXEC: usize = libc::CLOSE_RANGE_CLOEXEC as usize;
     // SAFETY: the table of descriptors is the child's own, and so is what prctl(2) sets; the one write is to the live struct.
     unsafe {
-        let (tree, ready) = ((*birth).tree, (*birth).ready);
+        let (tree, ready, none) = ((*birth).tree, (*birth).ready, &raw const NO_SIGNAL as usize);
         if raw(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0, 0]) == 0
             && ask(libc::SYS_getppid, 0) == (*birth).parent
             && raw(libc::SYS_close_range, [3, u32::MAX as usize, CLOEXEC, 0, 0, 0]) == 0
             && raw(libc::SYS_fcntl, [ready, libc::F_SETFD as usize, 0, 0, 0, 0]) == 0
+            && raw(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, none, 0, 8, 0, 0]) == 0
         {
             execute(tree, (*birth).argv, (*birth).envp);
         }
