@@ -190,7 +190,7 @@ pub fn execves(counts: &Counts) -> u64 {
 }
 
 /// Reads `strace -c`: time, seconds, microseconds per call, calls, errors (may be empty), name.
-fn counted(file: &Path) -> Outcome<Counts> {
+pub fn counted(file: &Path) -> Outcome<Counts> {
     let text = std::fs::read_to_string(file)?;
     let row = |line: &str| -> Option<(String, u64)> {
         let cells: Vec<&str> = line.split_whitespace().collect();
