@@ -10,7 +10,9 @@ mod seccomp;
 use rustix::io::Errno;
 
 pub use bpf::*;
-pub use early::{MALLOC, NOT_FOR_THE_DAEMON, begin_early, begin_start, parent_that_waits, sealed as sealed_early};
+pub use early::{
+    ENDS, MALLOC, NOT_FOR_THE_DAEMON, SERVES, begin_early, begin_start, parent_that_waits, sealed as sealed_early,
+};
 pub use entry::begin;
 pub use mount::*;
 pub use process::*;

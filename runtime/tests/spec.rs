@@ -214,6 +214,16 @@ fn odd_value() -> impl Strategy<Value = Value> {
     ]
 }
 
+/// serde_json reads what nobody knows without going into it, however deep it is: no reason for a long sentence.
+#[test]
+fn what_is_too_deep_is_placed_in_few_words() {
+    let text = |end: &str| format!("{{\"unknown\": {}{}{end}", "[".repeat(100_000), "]".repeat(100_000));
+    let e = Spec::parse(text(", \"process\": {\"args\": 5}}").as_bytes()).expect_err("args is no number");
+    assert_eq!(e.from, "/process/args");
+    let e = Spec::parse(&text("}").as_bytes()[..150_000]).expect_err("it is cut");
+    assert!(e.from.starts_with("/unknown/0/0/") && e.from.len() < 300, "{}", e.from.len());
+}
+
 fn as_pointer(path: &serde_path_to_error::Path) -> String {
     let segment = |segment: &serde_path_to_error::Segment| match segment {
         serde_path_to_error::Segment::Seq { index } => format!("/{index}"),

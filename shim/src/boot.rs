@@ -51,7 +51,7 @@ pub fn start(flags: &Flags) -> Result<()> {
     claimed(flags, |caller, address, listener| {
         record(caller, address)?;
         host::inherit(&caller.shim_cgroup)?;
-        let mut daemon = daemon::spawn(flags, caller, &listener)?;
+        let mut daemon = daemon::spawn(flags, caller, listener)?;
         let answered = caller.reply(address).and_then(|reply| print(&reply));
         if answered.is_err() {
             let _killed = daemon.kill();
@@ -66,19 +66,24 @@ pub fn start(flags: &Flags) -> Result<()> {
 /// C library began (`sys/early/start.rs` of the runtime), and do all of that ourselves first. `None` if there is nothing left to do:
 /// somebody serves already.
 pub fn settle(flags: &Flags) -> Result<Option<Args>> {
-    let Some(parent) = sys::parent_that_waits() else { return daemon::settle(flags).map(Some) };
-    let args = claimed(flags, |caller, address, listener| {
+    let signals = daemon::signals()?;
+    let Some(parent) = sys::parent_that_waits() else { return daemon::settle(flags, signals).map(Some) };
+    let claimed = claimed(flags, |caller, address, _| {
         record(caller, address)?;
-        daemon::turn_into(flags, caller, listener, &caller.reply(address)?, &parent)
+        daemon::turn_into(flags, caller, &caller.reply(address)?, &parent)
     })?;
-    if args.is_none() {
-        daemon::release(&parent)?;
-    }
-    Ok(args)
+    let Some((caller, listener)) = claimed else {
+        daemon::release(&parent, false)?;
+        return Ok(None);
+    };
+    Ok(Some(daemon::args(flags, listener, signals, caller.ttrpc_address)))
 }
 
-/// Has `take` serve on our socket; `None` and the answer if somebody does already.
-fn claimed<T>(flags: &Flags, take: impl FnOnce(&Caller, &Address, OwnedFd) -> Result<T>) -> Result<Option<T>> {
+/// Has `serve` see to it that our socket is served; `None` and the answer if somebody does that already.
+fn claimed(
+    flags: &Flags,
+    serve: impl FnOnce(&Caller, &Address, &OwnedFd) -> Result<()>,
+) -> Result<Option<(Caller, OwnedFd)>> {
     flags.need_container()?;
     let caller = Caller::read(flags)?;
     let group = group::of_bundle(Path::new("."))?.unwrap_or_else(|| flags.id.clone());
@@ -91,12 +96,13 @@ fn claimed<T>(flags: &Flags, take: impl FnOnce(&Caller, &Address, OwnedFd) -> Re
             return Ok(None);
         }
     };
-    let taken = take(&caller, &address, listener);
-    if taken.is_err() {
-        // The error matters more than a socket file that nobody listens on; the next start removes it.
+    if let Err(error) = serve(&caller, &address, &listener) {
+        // While we listen, nobody else takes the path. The error matters more than a socket file that nobody listens on; the next
+        // start removes it.
         let _left = std::fs::remove_file(address.path());
+        return Err(error);
     }
-    taken.map(Some)
+    Ok(Some((caller, listener)))
 }
 
 /// Leaves in the bundle what a later containerd, the daemon and `delete` need: `address` (containerd 1.6 and 1.7 find us again
@@ -135,7 +141,10 @@ fn read_input() -> Result<Vec<u8>> {
 fn print(mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(rustix::stdio::stdout(), bytes));
-        bytes = &bytes[written.map_err(|e| Error::sys("write", "standard output", e))?..];
+        match written.map_err(|e| Error::sys("write", "standard output", e))? {
+            0 => return Err(Error::sys("write", "standard output", rustix::io::Errno::IO)),
+            n => bytes = &bytes[n..],
+        }
     }
     Ok(())
 }

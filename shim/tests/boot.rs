@@ -94,8 +94,11 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         for pid in self.daemons() {
-            end(pid, rustix::process::Signal::KILL);
+            // A test that has failed may be at any point: one of them may have ended by now.
+            let number = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+            let _gone = rustix::process::kill_process(number, rustix::process::Signal::KILL);
         }
+        wait_for(|| self.daemons().is_empty().then_some(()));
         // The directory cannot be removed while something is mounted in it; not every bundle has something.
         for bundle in fs::read_dir(self.dir.path()).unwrap().flatten() {
             let _not_mounted =
@@ -256,6 +259,8 @@ fn a_start_ends_as_its_work_does() {
     let blocked = proc(pid, "status").lines().find_map(|l| Some(l.strip_prefix("SigBlk:\t")?.to_owned())).unwrap();
     let own = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGUSR1].map(|s| 1_u64 << (s - 1)).iter().sum::<u64>();
     assert_eq!(blocked, format!("{own:016x}"));
+    let ignored = proc(pid, "status").lines().find_map(|l| Some(l.strip_prefix("SigIgn:\t")?.to_owned())).unwrap();
+    assert_eq!(u64::from_str_radix(&ignored, 16).unwrap() & 1 << (libc::SIGCHLD - 1), 0);
     // Served already.
     let second = run(plain, &start);
     assert!(second.status.success() && second.stdout == first.stdout, "{second:?}");

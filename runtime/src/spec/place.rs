@@ -13,11 +13,14 @@ enum Open {
 /// The JSON pointer (RFC 6901) of the value at which an error of serde_json's is. Its position is a line, from 1 on, and how many bytes
 /// of that have been read; where no value was found, the byte that begins none is among them. Up to there the text was understood;
 /// what follows does not matter.
+///
+/// What is nested deeper than serde_json reads is in a member that nobody knows, and is not gone into.
 pub(super) fn pointer(json: &[u8], wrong: &serde_json::Error) -> String {
     let (line, column) = (wrong.line(), wrong.column().saturating_sub(usize::from(!wrong.is_data())));
     let before: usize = json.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum();
     let text = &json[..before.saturating_add(column).min(json.len())];
-    let mut open = Vec::new();
+    const DEEPEST: usize = 128;
+    let (mut open, mut deeper) = (Vec::new(), 0_usize);
     let (mut string, mut last, mut escaped) = (None, 0..0, false);
     for (at, byte) in text.iter().enumerate() {
         if let Some(start) = string {
@@ -29,8 +32,12 @@ pub(super) fn pointer(json: &[u8], wrong: &serde_json::Error) -> String {
             }
             continue;
         }
+        let full = open.len() == DEEPEST;
         match (byte, open.last_mut()) {
             (b'"', _) => string = Some(at),
+            (b'{' | b'[', _) if full => deeper += 1,
+            (b'}' | b']', _) if deeper > 0 => deeper -= 1,
+            _ if deeper > 0 => {}
             (b'{', _) => open.push(Open::Object(None)),
             (b'[', _) => open.push(Open::Array(0)),
             (b'}' | b']', _) => drop(open.pop()),

@@ -54,7 +54,7 @@ macro_rules! entry_point {
 }
 
 mod start;
-pub use start::{MALLOC, NOT_FOR_THE_DAEMON, begin_start, parent_that_waits};
+pub use start::{ENDS, MALLOC, NOT_FOR_THE_DAEMON, SERVES, begin_start, parent_that_waits};
 
 entry_point!(
     /// The entry point of `mini`.

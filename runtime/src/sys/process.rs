@@ -48,6 +48,13 @@ pub fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     if ret == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// `sighandler_t signal(int signum, sighandler_t handler)` — signal(2): SIGCHLD is not ignored any more, as who executed us may have
+/// had it; then the kernel would reap our children, and nobody could tell how they ended.
+pub fn heed_children() {
+    // SAFETY: no handler is installed, and the number is one that may be set.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Blocks these signals in the calling thread (and in all it will make) and answers a descriptor from which their
 /// numbers can be read: `int signalfd(int fd, const sigset_t *mask, int flags)` — signalfd(2), pthread_sigmask(3).
 pub fn signal_fd(signals: &[i32]) -> Result<OwnedFd, Errno> {

@@ -37,6 +37,8 @@ pub fn spawn(flags: &Flags, caller: &Caller, listener: &OwnedFd) -> Result<Child
     for name in sys::NOT_FOR_THE_DAEMON.split(|byte| b"=\0".contains(byte)).filter(|name| !name.is_empty()) {
         command.env_remove(OsStr::from_bytes(name));
     }
+    // What has become a flag, and what only our first image says to our second.
+    command.env_remove("SCHED_CORE").env_remove("MINI_READY");
     command.env("TTRPC_ADDRESS", &caller.ttrpc_address);
     if let Some((name, value)) = sys::MALLOC.to_str().ok().and_then(|word| word.split_once('='))
         && std::env::var_os(name).is_none()
@@ -55,26 +57,28 @@ pub fn spawn(flags: &Flags, caller: &Caller, listener: &OwnedFd) -> Result<Child
 
 /// The other way to the daemon: we are in its file already, and in the place of `start`. Makes this process what [`spawn`] makes of
 /// another, gives `reply`, and lets the parent go. Nothing fails after the reply but that the parent is gone.
-pub fn turn_into(flags: &Flags, caller: &Caller, listener: OwnedFd, reply: &[u8], parent: &OwnedFd) -> Result<Args> {
+pub fn turn_into(flags: &Flags, caller: &Caller, reply: &[u8], parent: &OwnedFd) -> Result<()> {
     rustix::process::setpgid(None, None).map_err(|e| Error::sys("setpgid", "ourselves", e))?;
     host::inherit(&caller.shim_cgroup)?;
-    let signals = own()?;
+    own()?;
     let (null, log) = (null()?, bundle_log()?);
     super::print(reply)?;
     let failed = |e| Error::sys("dup2", "standard streams", e);
     rustix::stdio::dup2_stdin(&null).and_then(|()| rustix::stdio::dup2_stdout(&null)).map_err(failed)?;
     rustix::stdio::dup2_stderr(log.as_ref().unwrap_or(&null)).map_err(failed)?;
-    release(parent)?;
+    release(parent, true)?;
     log::to_standard_error(&flags.namespace, &flags.id, caller.debug);
-    Ok(args(flags, listener, signals, caller.ttrpc_address.clone()))
+    Ok(())
 }
 
-/// Tells the waiting parent that all is well, and lives on without it.
-pub fn release(parent: &OwnedFd) -> Result<()> {
-    rustix::process::set_parent_process_death_signal(None)
-        .and_then(|()| rustix::io::retry_on_intr(|| rustix::io::write(parent, b"1")))
-        .map_err(|e| Error::sys("write", "the process that waits", e))?;
-    Ok(())
+/// Tells the waiting parent that all is well: that we live on without it, or that we end at once.
+pub fn release(parent: &OwnedFd, serving: bool) -> Result<()> {
+    let failed = |e| Error::sys("write", "the process that waits", e);
+    if serving {
+        rustix::process::set_parent_process_death_signal(None).map_err(failed)?;
+    }
+    let word = if serving { sys::SERVES } else { sys::ENDS };
+    rustix::io::retry_on_intr(|| rustix::io::write(parent, &[word])).map(drop).map_err(failed)
 }
 
 /// The fifo `log` that containerd reads. Opened for reading too, which nobody does: so it can be opened and written while
@@ -99,27 +103,31 @@ fn is_fifo(file: &File) -> bool {
 ///
 /// The limit of open files is left as it is: children inherit it, and what containers get is decided by their config.json
 /// or by what containerd runs with, not by our needs.
-pub fn settle(flags: &Flags) -> Result<Args> {
+pub fn settle(flags: &Flags, signals: OwnedFd) -> Result<Args> {
     flags.need_container()?;
-    let signals = own()?;
+    own()?;
     let listener = listener(flags)?;
     rustix::stdio::dup2_stdin(null()?).map_err(|e| Error::sys("dup2", "standard input", e))?;
     log::to_standard_error(&flags.namespace, &flags.id, flags.debug);
     Ok(args(flags, listener, signals, std::env::var("TTRPC_ADDRESS").unwrap_or_default()))
 }
 
-fn args(flags: &Flags, listener: OwnedFd, signals: OwnedFd, ttrpc_address: String) -> Args {
+/// What the daemon serves with.
+pub fn args(flags: &Flags, listener: OwnedFd, signals: OwnedFd, ttrpc_address: String) -> Args {
     Args { namespace: flags.namespace.clone(), id: flags.id.clone(), listener, ttrpc_address, signals }
 }
 
-/// What is the daemon's own from its first moment; answers its signals.
-fn own() -> Result<OwnedFd> {
-    let signals = service::signals().map_err(|e| Error::sys("signalfd", "signals", e))?;
+/// The daemon's signals, held back from its first moment; its children are waited for, whatever its caller ignored.
+pub fn signals() -> Result<OwnedFd> {
+    sys::heed_children();
+    service::signals().map_err(|e| Error::sys("signalfd", "signals", e))
+}
+
+fn own() -> Result<()> {
     // Inherited by children until their execve, and so the answer to a container's ptrace and /proc/PID/* of them, too.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| Error::sys("prctl", "PR_SET_DUMPABLE", e))?;
     // Executed by a number, the kernel would call us by it.
-    rustix::thread::set_name(c"containerd-shim").map_err(|e| Error::sys("prctl", "PR_SET_NAME", e))?;
-    Ok(signals)
+    rustix::thread::set_name(c"containerd-shim").map_err(|e| Error::sys("prctl", "PR_SET_NAME", e))
 }
 
 fn null() -> Result<OwnedFd> {

@@ -2,8 +2,8 @@
 //!
 //! The daemon has to be executed anyway, from a file that nobody can write. So what `start` does is done by that program before
 //! it turns to serving, and the first one ends without ever having had a heap. It hands down the writing end of a pipe, as
-//! `MINI_READY=N ` in the environment, and waits for a byte: then it ends well. Where the pipe ends without one, the other
-//! has failed, and its exit code is ours.
+//! `MINI_READY=N ` in the environment, and waits for a byte: then it ends well, at once or with the other. Where the pipe ends without
+//! one, the other has failed, and its exit code is ours.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -28,6 +28,11 @@ pub fn parent_that_waits() -> Option<OwnedFd> {
     // one, nothing else knows it, and the swap gives it away once only.
     (fd > 2).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// To the parent that waits: a daemon serves.
+pub const SERVES: u8 = b'1';
+/// To the parent that waits: all is well, and nothing lives on.
+pub const ENDS: u8 = b'0';
 
 const MARK: *const u8 = c"MINI_READY=".as_ptr().cast();
 const MARK_LEN: usize = 11;
@@ -267,15 +272,20 @@ unsafe fn wait(birth: *mut Birth, read: usize) {
             return;
         }
         let failed = (&raw const (*birth).failed).read_volatile();
+        let mut byte = MaybeUninit::<u8>::uninit();
+        let mut well = false;
         if !failed {
             close((*birth).ready);
-            let mut byte = MaybeUninit::<u8>::uninit();
-            if patiently(libc::SYS_read, [read, byte.as_mut_ptr() as usize, 1, 0]) == 1 {
+            well = patiently(libc::SYS_read, [read, byte.as_mut_ptr() as usize, 1, 0]) == 1;
+            if well && byte.as_ptr().read_volatile() == SERVES {
                 end(0);
             }
         }
         let mut status = MaybeUninit::<u32>::uninit();
         let reaped = patiently(libc::SYS_wait4, [pid as usize, status.as_mut_ptr() as usize, 0, 0]) == pid;
+        if well {
+            end(0);
+        }
         if !failed {
             // Nobody can tell where our caller made us ignore SIGCHLD, and that is no success.
             let status = if reaped { status.as_ptr().read_volatile() } else { 1 << 8 };
