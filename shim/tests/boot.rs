@@ -159,7 +159,9 @@ fn a_daemon_as_it_should_be(early: bool, change: impl FnOnce(&mut Command)) {
     let leaked = fs::File::open(&leak).unwrap();
     rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
     let output = state.call("c1", "start", b"", |c| {
-        c.env("NOTIFY_SOCKET", "/run/systemd/notify").env("KEPT", "for helpers");
+        c.env("NOTIFY_SOCKET", "/run/systemd/notify")
+            .env("MINI_READY", "77 of somebody else")
+            .env("KEPT", "for helpers");
         change(c);
     });
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
@@ -191,6 +193,7 @@ fn a_daemon_as_it_should_be(early: bool, change: impl FnOnce(&mut Command)) {
         assert!(environment.contains(word), "{word} in {environment:?}");
     }
     assert!(!environment.contains("MAX_SHIM_VERSION") && !environment.contains("NOTIFY_SOCKET"), "{environment:?}");
+    assert!(!environment.contains("MINI_READY=77"), "{environment:?}");
     let line = proc(pid, "cmdline");
     let words: Vec<_> = line.split_terminator('\0').skip(1).collect();
     assert!(!words.contains(&"start") && words.contains(&"-publish-binary") == early, "{words:?}");
@@ -220,6 +223,30 @@ fn a_start_that_is_killed_leaves_no_process() {
     start.wait().unwrap();
     wait_for(|| state.daemons().is_empty().then_some(()));
     assert!(!Path::new("/run/containerd/s").exists());
+}
+
+/// Between its claim and its end a `start` that fails holds its path: it must not remove the socket of another that came meanwhile.
+#[test]
+fn a_start_that_fails_takes_nobodys_socket() {
+    let state = State::new();
+    fs::remove_file(state.make("c1", PLAIN).join("log")).unwrap();
+    fs::write(state.bundle("c1").join("log"), "no fifo").unwrap();
+    state.make("c2", r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"c1"}}"#);
+    let mut failing = Command::new("strace");
+    failing.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=unlink,unlinkat"]);
+    failing.args(["-e", "inject=unlink,unlinkat:delay_enter=1000000", SHIM, "-namespace", "test"]);
+    failing.args(["-address", CONTAINERD, "-id", "c1", "start"]).current_dir(state.bundle("c1"));
+    let failing = failing.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(|| state.bundle("c1").join("address").exists().then_some(()));
+    std::thread::sleep(Duration::from_millis(200));
+    let other = state.call("c2", "start", b"", |_| {});
+    assert!(other.status.success(), "{other:?}");
+    let failed = failing.wait_with_output().unwrap();
+    assert!(
+        !failed.status.success() && String::from_utf8_lossy(&failed.stderr).contains("is not a fifo"),
+        "{failed:?}"
+    );
+    assert_eq!(path_of(&other.stdout).exists(), !state.daemons().is_empty(), "a daemon has lost its socket");
 }
 
 /// The words are Go's, and those of whoever calls by hand; the process that waits ends as the one that works does.

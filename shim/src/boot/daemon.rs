@@ -37,8 +37,8 @@ pub fn spawn(flags: &Flags, caller: &Caller, listener: &OwnedFd) -> Result<Child
     for name in sys::NOT_FOR_THE_DAEMON.split(|byte| b"=\0".contains(byte)).filter(|name| !name.is_empty()) {
         command.env_remove(OsStr::from_bytes(name));
     }
-    // What has become a flag, and what only our first image says to our second.
-    command.env_remove("SCHED_CORE").env_remove("MINI_READY");
+    // It has been obeyed; in the other way that is still to be done when the environment is handed down.
+    command.env_remove("SCHED_CORE");
     command.env("TTRPC_ADDRESS", &caller.ttrpc_address);
     if let Some((name, value)) = sys::MALLOC.to_str().ok().and_then(|word| word.split_once('='))
         && std::env::var_os(name).is_none()

@@ -40,11 +40,11 @@ const MARK_LEN: usize = 11;
 /// and each holds a page that malloc_trim(3) could give back. It is read at the start of a program only ("The GNU C Library
 /// Reference Manual", 39.2 Memory Allocation Tunables).
 pub const MALLOC: &std::ffi::CStr = c"GLIBC_TUNABLES=glibc.malloc.tcache_count=2";
-/// Beginnings of what is not handed down, each with a NUL: containerd's words to `start` (GOMAXPROCS and MAX_SHIM_VERSION), and
-/// what systemd said to containerd alone. The rest of containerd's environment stays for helper programs; containers get nothing
+/// Beginnings of what is not handed down, each with a NUL: containerd's words to `start` (GOMAXPROCS and MAX_SHIM_VERSION),
+/// what systemd said to containerd alone, and a mark that is not ours. The rest of containerd's environment stays for helper programs; containers get nothing
 /// of it.
 pub const NOT_FOR_THE_DAEMON: &[u8] =
-    b"GOMAXPROCS=\0MAX_SHIM_VERSION=\0NOTIFY_SOCKET=\0WATCHDOG_PID=\0WATCHDOG_USEC=\0LISTEN_PID=\0LISTEN_FDS=\0";
+    b"GOMAXPROCS=\0MAX_SHIM_VERSION=\0NOTIFY_SOCKET=\0WATCHDOG_PID=\0WATCHDOG_USEC=\0LISTEN_PID=\0LISTEN_FDS=\0MINI_READY=\0";
 /// A longer environment is left to the other way.
 const ENVIRONMENT: usize = 250;
 
@@ -255,8 +255,8 @@ unsafe fn is_dropped(word: *const u8) -> bool {
             }
             at = at.wrapping_add(1);
         }
-        begins(word, MARK)
     }
+    false
 }
 
 /// Makes the child, waits for it, and ends. Returns if there is no child, or it could not execute.
