@@ -61,7 +61,8 @@ impl Host {
     }
 }
 
-fn kernel() -> Result<(u32, u32)> {
+/// The kernel's version: major, minor.
+pub(crate) fn kernel() -> Result<(u32, u32)> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>());

@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), no_main)]
 
 mod boot;
+mod connection;
 mod convert;
 mod events;
 mod metrics;

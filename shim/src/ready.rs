@@ -4,19 +4,11 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{BufReader, Interest};
-use tokio::net::UnixStream;
 
 /// A descriptor of ours, registered.
 pub type Fd = AsyncFd<OwnedFd>;
-
-/// A connection as ttrpc shall read it. It asks for a message in three parts: head, body, and whether there is more. Out of
-/// a buffer, and with a read that does not fill it, that is one system call.
-pub fn buffered(stream: UnixStream) -> BufReader<UnixStream> {
-    const CHUNK: usize = 4096;
-    BufReader::with_capacity(CHUNK, stream)
-}
 
 /// Registers what will be read. Errors: EPERM for what cannot be polled (plain files), EMFILE and the like.
 pub fn for_reading(fd: OwnedFd) -> io::Result<Fd> {

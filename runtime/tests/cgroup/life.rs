@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use runtime::Kind;
-use runtime::cgroup::{Cgroup, Freezer, Layout, SOON, Stats};
+use runtime::cgroup::{Cgroup, Freezer, Layout, SOON, Stats, StatsV1};
 
 use crate::process::{Process, eventually};
 use crate::{Group, ONLY_V1, base, death, devices, layout, resources};
@@ -16,7 +16,7 @@ pub type Done = Result<(), Failed>;
 /// Adds the tests; on a hybrid host a second time with its version 1 part alone.
 pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
     type Test = (&'static str, fn() -> Done);
-    let all: [Test; 26] = [
+    let all: [Test; 27] = [
         ("create and remove", create_and_remove),
         ("create refuses a group with processes", refuses_taken),
         ("create refuses a frozen group", refuses_frozen),
@@ -41,6 +41,7 @@ pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
         ("shrinking below use", death::shrink),
         ("device rules", devices::rules),
         ("stats are the kernel's numbers", stats),
+        ("stats that are not read from a file of their own", inferred),
         ("no descriptor is lost", descriptors),
         ("what is kept open for the next process", kept_tasks),
     ];
@@ -391,6 +392,66 @@ fn stats() -> Done {
         group.0.stats().unwrap();
     }
     println!("CPU of one stats call: {:?}", (now() - then) / 200);
+    Ok(())
+}
+
+/// On version 1 some files are read only if others say that there is something in them.
+fn inferred() -> Done {
+    let v1 = |group: &Group| match group.0.stats().unwrap() {
+        Stats::V1(stats) => Some(stats),
+        Stats::V2(_) => None,
+    };
+    let parent = Group::new("inferred");
+    let Some((true, dir)) = parent.find("memory") else { return Ok(()) };
+    parent.0.apply(&resources(r#"{"memory": {"limit": 104857600, "swap": 209715200}}"#)).unwrap();
+    let group = Group::new("inferred/child");
+    let dir = dir.join("child");
+    let file = |name: &str| read(&dir.join(name)).trim_end().parse::<u64>().unwrap_or(0);
+    let counters = ["memory", "memory.memsw", "memory.kmem", "memory.kmem.tcp"];
+    let limits = |stats: &StatsV1| {
+        let memory = &stats.memory;
+        let ours = [memory.usage, memory.swap, memory.kernel, memory.kernel_tcp].map(|c| (c.limit, c.failcnt));
+        let files = counters.map(|c| (file(&format!("{c}.limit_in_bytes")), file(&format!("{c}.failcnt"))));
+        assert_eq!(ours, files);
+        ours
+    };
+    let Some(stats) = v1(&group) else { return Ok(()) };
+    let none = limits(&stats);
+    assert_eq!(stats.memory.stat.hierarchical_memory_limit, 104_857_600);
+    assert!(none[0].0 > 1 << 62 && stats.memory.kernel_tcp.max == 0);
+    // The parent's limit gone, there is none at all; then one of the group's own.
+    std::fs::write(parent.find("memory").unwrap().1.join("memory.memsw.limit_in_bytes"), "-1").unwrap_or_default();
+    std::fs::write(parent.find("memory").unwrap().1.join("memory.limit_in_bytes"), "-1").unwrap();
+    assert_eq!(limits(&v1(&group).unwrap()), none);
+    group.0.apply(&resources(r#"{"memory": {"limit": 52428800, "swap": 73400320}}"#)).unwrap();
+    assert_eq!(limits(&v1(&group).unwrap())[0].0, 52_428_800);
+    // Kernels take it, refuse it, or ignore it.
+    let _ = std::fs::write(dir.join("memory.kmem.limit_in_bytes"), "41943040");
+    limits(&v1(&group).unwrap());
+
+    let before = v1(&group).unwrap();
+    assert!(before.blkio.io_serviced_recursive.is_empty());
+    std::fs::write(dir.join("memory.kmem.tcp.limit_in_bytes"), "33554432").unwrap();
+    let _sender = start(&group, "tcp=1000000");
+    // Linux counts for a disk from the first rule on, and not every guest has a disk.
+    let device = std::os::linux::fs::MetadataExt::st_dev(&std::fs::metadata("/var/tmp").unwrap());
+    let rule = format!("{}:{} 1000000000", rustix::fs::major(device), rustix::fs::minor(device));
+    let disk = std::fs::write(group.find("blkio").unwrap().1.join("blkio.throttle.write_bps_device"), rule).is_ok();
+    let path = format!("/var/tmp/mini-test-inferred-{}", std::process::id());
+    let _writer = start(&group, &format!("disk={path}"));
+    eventually("sent and written", || {
+        let stats = v1(&group).unwrap();
+        let written = stats.blkio.io_serviced_recursive.iter().any(|e| e.op == "Write" && e.value > 0);
+        stats.memory.kernel_tcp.usage > 0 && written == disk && !Path::new(&path).exists()
+    });
+    let stats = v1(&group).unwrap();
+    limits(&stats);
+    let tcp = stats.memory.kernel_tcp;
+    assert_eq!((tcp.limit, tcp.usage), (33_554_432, file("memory.kmem.tcp.usage_in_bytes")));
+    assert!(tcp.max >= tcp.usage && tcp.max <= file("memory.kmem.tcp.max_usage_in_bytes"));
+    let total = || read(&group.find("cpuacct").unwrap().1.join("cpuacct.usage")).trim_end().parse::<u64>().unwrap();
+    let (least, stats, most) = (total(), v1(&group).unwrap(), total());
+    assert!((least..=most).contains(&stats.cpu.total), "{least} {} {most}", stats.cpu.total);
     Ok(())
 }
 

@@ -141,6 +141,22 @@ pub fn play(role: &str) -> ! {
             }
             forever()
         }
+        // Sends that many bytes to itself over TCP, and never reads them.
+        "tcp" => {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut sender = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let _receiver = listener.accept().unwrap();
+            std::io::Write::write_all(&mut sender, &vec![1; argument.parse().unwrap()]).unwrap();
+            forever()
+        }
+        // Writes a file to its disk and removes it.
+        "disk" => {
+            let mut file = std::fs::File::create(argument).unwrap();
+            std::io::Write::write_all(&mut file, &vec![1; 1 << 20]).unwrap();
+            file.sync_all().unwrap();
+            std::fs::remove_file(argument).unwrap();
+            forever()
+        }
         // Forks children that fork children, for as long as it is let.
         "breed" => loop {
             let exe = std::env::current_exe().unwrap();

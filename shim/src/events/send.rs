@@ -15,7 +15,7 @@ use ttrpc::proto::KeyValue;
 use ttrpc::{Code, Error, Request};
 
 use super::Shared;
-use crate::ready;
+use crate::connection;
 
 /// The service that takes events in every containerd since 1.3.
 const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
@@ -139,7 +139,7 @@ async fn attempt(
         None => {
             // Not ttrpc's own connect, which blocks the event loop while containerd's backlog is full.
             let stream = UnixStream::connect(path).await.map_err(|e| unreachable(&e))?;
-            client.insert(Client::new(Socket::new(ready::buffered(stream))))
+            client.insert(Client::new(Socket::new(connection::client(stream))))
         }
     };
     let request = Request {

@@ -9,12 +9,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use tokio::io::BufReader;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Sleep, sleep};
 
 use super::serve::Leave;
-use crate::ready;
+use crate::connection::{self, Buffered, Server};
 
 /// Pause after an accept that failed for want of something (descriptors, memory), so as not to spin on it.
 const RESPITE: Duration = Duration::from_millis(100);
@@ -49,7 +48,7 @@ impl Accept {
 }
 
 impl Stream for Accept {
-    type Item = io::Result<BufReader<UnixStream>>;
+    type Item = io::Result<Buffered<Server>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -61,7 +60,7 @@ impl Stream for Accept {
                 Ok((stream, _)) => {
                     if self.welcome(&stream) {
                         self.leave.somebody_is_here();
-                        return Poll::Ready(Some(Ok(ready::buffered(stream))));
+                        return Poll::Ready(Some(Ok(connection::server(stream))));
                     }
                 }
                 Err(error) => {

@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::accept::Accept;
 use super::services;
+use crate::connection;
 use crate::events::Outbox;
 use crate::ready::{self, Fd};
 use crate::reap;
@@ -113,7 +114,11 @@ pub fn serve(args: Args) -> io::Result<()> {
     // Orphans of containers without a pid namespace of their own come to us.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let host = Host::read().map_err(io::Error::other)?;
-    let loop_ = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let loop_ = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .on_thread_park(connection::before_sleep)
+        .build()?;
     // A task, because each wake of what `block_on` polls itself costs a write to the loop's eventfd and a turn of epoll.
     let serving = loop_.spawn(run(args, host));
     loop_.block_on(serving).map_err(io::Error::other)?

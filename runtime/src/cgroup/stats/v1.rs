@@ -1,7 +1,10 @@
 //! Numbers of version 1: the message `io.containerd.cgroups.v1.Metrics`.
 
+use std::sync::OnceLock;
+
 use super::{Hugetlb, Pids, Rdma, Reader, fill, number};
 use crate::error::Result;
+use crate::host;
 
 /// The whole of it. Of the message's parts, `network` is the network namespace's business and `cgroup_stats` is filled
 /// by nobody.
@@ -170,14 +173,18 @@ const TICK: u64 = 10_000_000;
 
 fn cpu(reader: &mut Reader<'_>, cpu: &mut CpuV1) -> Result<()> {
     if let Some((_, dir)) = reader.find("cpuacct") {
-        cpu.total = reader.sure(dir, "cpuacct.usage")?;
         if let Some(text) = reader.text(dir, "cpuacct.stat")? {
             fill!(text, cpu, { "user" => user, "system" => kernel });
         }
         (cpu.user, cpu.kernel) = (cpu.user.saturating_mul(TICK), cpu.kernel.saturating_mul(TICK));
-        if let Some(text) = reader.text(dir, "cpuacct.usage_percpu")? {
-            cpu.per_cpu.extend(text.split_whitespace().map(number));
-        }
+        cpu.total = match reader.text(dir, "cpuacct.usage_percpu")? {
+            Some(text) => {
+                cpu.per_cpu.extend(text.split_whitespace().map(number));
+                // What cpuacct.usage is: the kernel adds them up for it.
+                cpu.per_cpu.iter().sum()
+            }
+            None => reader.sure(dir, "cpuacct.usage")?,
+        };
     }
     if let Some((_, dir)) = reader.find("cpu")
         && let Some(text) = reader.text(dir, "cpu.stat")?
@@ -199,6 +206,35 @@ macro_rules! names {
             concat!($counter, ".failcnt"),
         ]
     };
+}
+
+/// All but a counter's usage, which is read before its maximum, lest it be higher; `limit` if it is known already.
+fn rest(
+    reader: &mut Reader<'_>,
+    dir: usize,
+    [limit, max, failcnt]: [&str; 3],
+    known: Option<u64>,
+    entry: &mut MemoryEntry,
+) -> Result<()> {
+    entry.limit = match known {
+        Some(known) => known,
+        None => reader.or_zero(dir, limit)?,
+    };
+    entry.max = reader.or_zero(dir, max)?;
+    entry.failcnt = reader.or_zero(dir, failcnt)?;
+    Ok(())
+}
+
+/// What a counter without a limit has for one, in bytes: `PAGE_COUNTER_MAX` pages.
+fn unlimited() -> u64 {
+    let page = rustix::param::page_size() as u64;
+    i64::MAX.unsigned_abs() / page * page
+}
+
+/// Linux 5.16 takes no limit of kernel memory any more (58056f77502f), so that it is never hit either.
+fn kernel_memory_is_unlimited() -> bool {
+    static IS: OnceLock<bool> = OnceLock::new();
+    *IS.get_or_init(|| host::kernel().is_ok_and(|kernel| kernel >= (5, 16)))
 }
 
 fn memory(reader: &mut Reader<'_>, dir: usize, stats: &mut StatsV1) -> Result<()> {
@@ -223,20 +259,34 @@ fn memory(reader: &mut Reader<'_>, dir: usize, stats: &mut StatsV1) -> Result<()
             "total_active_file" => total_active_file, "total_unevictable" => total_unevictable,
         });
     }
-    for (names, entry) in [
-        (names!("memory"), &mut memory.usage),
-        (names!("memory.memsw"), &mut memory.swap),
-        (names!("memory.kmem"), &mut memory.kernel),
-        (names!("memory.kmem.tcp"), &mut memory.kernel_tcp),
-    ] {
-        let [usage, limit, max, failcnt] = names;
-        if names != names!("memory") {
-            let Some(usage) = reader.number(dir, usage)? else { continue };
-            entry.usage = usage;
+    // The least of the group's own limit and of those above it: where that is none, its own is none.
+    let unlimited = unlimited();
+    let own = |least: u64| (least == unlimited).then_some(unlimited);
+    let (limit, swap_limit) = (own(memory.stat.hierarchical_memory_limit), own(memory.stat.hierarchical_swap_limit));
+    let [_, names @ ..] = names!("memory");
+    rest(reader, dir, names, limit, &mut memory.usage)?;
+    let [usage, names @ ..] = names!("memory.memsw");
+    if let Some(usage) = reader.number(dir, usage)? {
+        memory.swap.usage = usage;
+        rest(reader, dir, names, swap_limit, &mut memory.swap)?;
+    }
+    let [usage, names @ ..] = names!("memory.kmem");
+    if let Some(usage) = reader.number(dir, usage)? {
+        memory.kernel.usage = usage;
+        if kernel_memory_is_unlimited() {
+            memory.kernel.limit = unlimited;
+            memory.kernel.max = reader.or_zero(dir, "memory.kmem.max_usage_in_bytes")?;
+        } else {
+            rest(reader, dir, names, None, &mut memory.kernel)?;
         }
-        entry.limit = reader.or_zero(dir, limit)?;
-        entry.max = reader.or_zero(dir, max)?;
-        entry.failcnt = reader.or_zero(dir, failcnt)?;
+    }
+    let [usage, names @ ..] = names!("memory.kmem.tcp");
+    let tcp = &mut memory.kernel_tcp;
+    rest(reader, dir, names, None, tcp)?;
+    // Nothing is counted until the first limit.
+    if tcp.max > 0 {
+        tcp.usage = reader.or_zero(dir, usage)?;
+        tcp.max = tcp.max.max(tcp.usage);
     }
     if let Some(text) = reader.text(dir, "memory.oom_control")? {
         let oom = &mut stats.memory_oom_control;
@@ -261,11 +311,15 @@ fn blkio(reader: &mut Reader<'_>, dir: usize) -> Result<BlkioV1> {
     };
     let bytes = table(reader, "blkio.bfq.io_service_bytes_recursive")?;
     if bytes.is_empty() {
-        return Ok(BlkioV1 {
+        let mut blkio = BlkioV1 {
             io_service_bytes_recursive: table(reader, "blkio.throttle.io_service_bytes_recursive")?,
-            io_serviced_recursive: table(reader, "blkio.throttle.io_serviced_recursive")?,
             ..BlkioV1::default()
-        });
+        };
+        // Both list the same devices.
+        if !blkio.io_service_bytes_recursive.is_empty() {
+            blkio.io_serviced_recursive = table(reader, "blkio.throttle.io_serviced_recursive")?;
+        }
+        return Ok(blkio);
     }
     Ok(BlkioV1 {
         io_service_bytes_recursive: bytes,
