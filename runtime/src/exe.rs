@@ -2,8 +2,9 @@
 //!
 //! Until its execve the first process of a container is a copy of us: its /proc/PID/exe is our file, and an image whose
 //! entry point is `#!/proc/self/exe` even executes it inside. Whoever holds it open there may write to it once nobody
-//! executes it any more. So we run from a detached read-only mount of the file: the page cache stays shared, and writing
-//! through it is refused whatever capabilities the writer has. Kernels before 5.12 get a sealed copy in memory instead.
+//! executes it any more, and owns the host with the next container. So we run from a detached read-only mount of the file: the
+//! page cache stays shared, and writing through it is refused whatever capabilities the writer has. Where that cannot be had
+//! (Linux before 5.12) it is a sealed copy in memory. See docs/decisions/own-binary.md.
 
 #![forbid(unsafe_code)]
 
@@ -15,24 +16,31 @@ use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::plan::options::attr;
 
 const EXE: &str = "/proc/self/exe";
+
+/// A descriptor to execute ourselves by, through `/proc/self/fd`, of what nobody can write; a copy has that name.
+///
+/// # Errors
+/// Of the system calls, first those of the mount, then those of the copy. There is no third way.
+pub fn out_of_reach(name: &str) -> Result<OwnedFd> {
+    read_only_mount().or_else(|e| sealed_copy_after(e, name))
+}
 
 /// Executes us again from where nobody can write, unless that is so already. To be called before anything is opened, by
 /// whoever makes containers.
 ///
 /// # Errors
-/// Of the system calls. Without the right to mount there is nothing to protect, and it does nothing.
+/// As [`out_of_reach`], and of execve(2). Without the right to mount there is nothing to protect, and it does nothing.
 pub fn seal() -> Result<()> {
     if is_sealed()? {
         return Ok(());
     }
     let file = match read_only_mount() {
         Err(Errno::PERM) => return Ok(()),
-        Err(Errno::NOSYS) => sealed_copy()?,
-        outcome => outcome.map_err(|e| Error::sys("open_tree", EXE, e))?,
+        made => made.or_else(|e| sealed_copy_after(e, "mini"))?,
     };
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();
@@ -66,13 +74,22 @@ fn read_only_mount() -> rustix::io::Result<OwnedFd> {
     Ok(tree)
 }
 
-fn sealed_copy() -> Result<OwnedFd> {
-    let failed = |e: &std::io::Error| Error::io("copy", EXE, e);
+fn sealed_copy_after(mount: Errno, name: &str) -> Result<OwnedFd> {
+    sealed_copy(name)
+        .map_err(|copy| Error::new(Kind::Kernel, "seal", EXE, format!("{}; {copy}", Error::sys("mount", EXE, mount))))
+}
+
+fn sealed_copy(name: &str) -> Result<OwnedFd> {
+    let failed = |op, e| Error::sys(op, EXE, e);
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memory = rustix::fs::memfd_create("exe", flags).map_err(|e| Error::sys("memfd_create", "exe", e))?;
-    let mut copy = File::from(memory);
-    std::io::copy(&mut File::open(EXE).map_err(|e| failed(&e))?, &mut copy).map_err(|e| failed(&e))?;
+    // Since 6.3 a memfd has to say that it will be executed; before, the flag is unknown.
+    let memory = match rustix::fs::memfd_create(name, flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
+        made => made,
+    };
+    let mut copy = File::from(memory.map_err(|e| failed("memfd_create", e))?);
+    File::open(EXE).and_then(|mut own| std::io::copy(&mut own, &mut copy)).map_err(|e| Error::io("copy", EXE, &e))?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&copy, seals).map_err(|e| Error::sys("fcntl", "F_ADD_SEALS", e))?;
+    rustix::fs::fcntl_add_seals(&copy, seals).map_err(|e| failed("F_ADD_SEALS", e))?;
     Ok(copy.into())
 }

@@ -13,7 +13,6 @@ mod handshake;
 mod host;
 mod info;
 mod log;
-mod seal;
 mod socket;
 
 use std::os::fd::OwnedFd;

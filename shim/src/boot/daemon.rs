@@ -17,13 +17,13 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use super::flags::Flags;
 use super::handshake::Caller;
 use super::socket::{self, Address, Claim};
-use super::{host, log, seal};
+use super::{host, log};
 use crate::service::{self, Args};
 
 /// Starts the daemon in a process group of its own. The listening socket is its standard input, which needs no agreement on
 /// a number; standard error is the bundle's log from its first instruction on.
 pub fn spawn(flags: &Flags, caller: &Caller, listener: &OwnedFd) -> Result<Child> {
-    let binary = seal::own_binary()?;
+    let binary = runtime::exe::out_of_reach("containerd-shim-mini-v2")?;
     let listener = listener.try_clone().map_err(|e| Error::io("dup", "listener", &e))?;
     // Opened by the new process before its execve closes the descriptor.
     let mut command = Command::new(format!("/proc/self/fd/{}", binary.as_raw_fd()));
