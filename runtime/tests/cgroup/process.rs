@@ -149,12 +149,11 @@ pub fn play(role: &str) -> ! {
             std::io::Write::write_all(&mut sender, &vec![1; argument.parse().unwrap()]).unwrap();
             forever()
         }
-        // Writes a file to its disk and removes it.
+        // Writes to a disk.
         "disk" => {
-            let mut file = std::fs::File::create(argument).unwrap();
-            std::io::Write::write_all(&mut file, &vec![1; 1 << 20]).unwrap();
-            file.sync_all().unwrap();
-            std::fs::remove_file(argument).unwrap();
+            let mut disk = std::fs::File::options().write(true).open(argument).unwrap();
+            std::io::Write::write_all(&mut disk, &vec![1; 1 << 20]).unwrap();
+            disk.sync_all().unwrap();
             forever()
         }
         // Forks children that fork children, for as long as it is let.

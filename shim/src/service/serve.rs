@@ -121,7 +121,9 @@ pub fn serve(args: Args) -> io::Result<()> {
         .build()?;
     // A task, because each wake of what `block_on` polls itself costs a write to the loop's eventfd and a turn of epoll.
     let serving = loop_.spawn(run(args, host));
-    loop_.block_on(serving).map_err(io::Error::other)?
+    let served = loop_.block_on(serving).map_err(io::Error::other);
+    connection::before_sleep();
+    served?
 }
 
 async fn run(args: Args, host: Host) -> io::Result<()> {
