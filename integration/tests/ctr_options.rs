@@ -3,6 +3,7 @@
 use integration::containerd::{IMAGE, LIMIT};
 use integration::{Bed, Outcome, cases, debian, ensure, eventually, suite};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 fn holds(file: &Path, text: &str) -> Outcome {
     eventually(LIMIT, || {
@@ -131,8 +132,16 @@ fn runtime_config_file(bed: &Bed) -> Outcome {
 const KEYRING: &str =
     r#"my $b = "\0" x 200; my $n = syscall(250, 6, -3, $b, 200); print $n < 0 ? "$!" : unpack("Z*", $b), "\n""#;
 
-fn keyring(bed: &Bed, flags: &[&str]) -> Outcome<(String, String)> {
+/// One at a time: ctr asks whether the image is there and then makes it, so that one of two is told "already exists".
+fn import_debian(bed: &Bed) -> Outcome {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     bed.ctr(&["images", "import", "--snapshotter", "overlayfs", &debian::archive()])?.ok()?;
+    Ok(())
+}
+
+fn keyring(bed: &Bed, flags: &[&str]) -> Outcome<(String, String)> {
+    import_debian(bed)?;
     let id = bed.id();
     let words = [&["run", "--rm", "--runtime", bed.runtime().name()], flags, &[debian::FULL_NAME, &id]].concat();
     let output = bed.ctr(&[&words[..], &["perl", "-e", KEYRING]].concat())?.ok()?;
@@ -147,7 +156,7 @@ fn session_keyring(bed: &Bed) -> Outcome {
 
 /// What busybox does not ask of a runtime.
 fn debian_image(bed: &Bed) -> Outcome {
-    bed.ctr(&["images", "import", "--snapshotter", "overlayfs", &debian::archive()])?.ok()?;
+    import_debian(bed)?;
     let runtime = bed.runtime().name();
     let id = bed.id();
     let words = ["run", "--rm", "--runtime", runtime, debian::FULL_NAME, &id, "bash", "-c", debian::SCRIPT];
