@@ -9,6 +9,7 @@ pub mod gate;
 pub mod hook;
 pub mod image;
 pub mod keeper;
+mod made;
 pub mod outside;
 pub mod report;
 pub mod run;

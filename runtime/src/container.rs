@@ -12,6 +12,7 @@ mod listener;
 mod record;
 pub mod start;
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -184,7 +185,7 @@ impl Container {
         Ok(Self {
             id: record.id.clone(),
             bundle: record.bundle.clone(),
-            spec: Spec::load(&record.bundle)?,
+            spec: record.spec()?,
             pid: record.pid,
             pidfd: record.init()?.ok_or_else(stopped)?,
             cgroup: Cgroup::open(&host.cgroup, &record.cgroup)?,
@@ -352,7 +353,8 @@ fn poststop(id: &str, bundle: &Path, spec: &Spec) {
     for hook in &spec.hooks.poststop {
         let subject = hooks::Subject { id, status: "stopped", pid: 0, bundle, spec };
         if let Err(error) = hooks::run("poststop", std::slice::from_ref(hook), subject) {
-            eprintln!("{error}");
+            // Nobody may read what we say, and eprintln! ends us then.
+            let _unheard = writeln!(std::io::stderr(), "{error}");
         }
     }
 }
@@ -383,6 +385,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Be
         no_pivot: request.no_pivot.then_some(&visible),
         no_new_keyring: request.no_new_keyring,
         preserve_fds: request.preserve_fds,
+        started_by_others: matches!(request.start_by, StartBy::Anyone(_)),
     })?;
     let (gate, file, saved) = match request.start_by {
         StartBy::Us => (None, None, None),

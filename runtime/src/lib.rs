@@ -16,6 +16,7 @@ pub mod kernfs;
 pub mod lifecycle;
 pub mod own;
 pub mod plan;
+pub mod program;
 pub mod reap;
 pub mod seccomp;
 pub mod spec;

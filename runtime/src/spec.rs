@@ -198,10 +198,22 @@ impl Spec {
 
     /// Reads `config.json` of a bundle.
     pub fn load(bundle: &Path) -> Result<Self> {
-        let path = bundle.join("config.json");
-        let json = read_json(&path).map_err(|e| Error::io("open", path.display().to_string(), &e))?;
-        Self::parse(&json)
+        Self::parse(&read_config(bundle)?)
     }
+}
+
+/// The text of a bundle's config.json.
+///
+/// # Errors
+/// Those of [`read_json`].
+pub fn read_config(bundle: &Path) -> Result<Vec<u8>> {
+    let path = bundle.join("config.json");
+    read_json(&path).map_err(|e| Error::io("open", path.display().to_string(), &e))
+}
+
+/// The same to be written down as it is; `None` if it is no JSON.
+pub fn raw(json: Vec<u8>) -> Option<Box<serde_json::value::RawValue>> {
+    String::from_utf8(json).ok().and_then(|json| serde_json::value::RawValue::from_string(json).ok())
 }
 
 /// The bytes of a file that holds one JSON object, in one read(2) where that is enough: what ends before the buffer does, and

@@ -6,6 +6,8 @@
 
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/config.rs"]
+mod config;
 #[path = "cli/exec.rs"]
 mod exec;
 #[path = "cli/life.rs"]
@@ -51,11 +53,26 @@ const BOTH: &[Test] = &[
     ("console_socket", terminal::console_socket),
     ("terminal_rules", terminal::rules),
     ("foreground_terminal", terminal::foreground),
+    ("destinations_behind_links_that_dangle", config::destinations_behind_links_that_dangle),
+    ("mounts_below_what_a_link_leads_to", config::mounts_below_what_a_link_leads_to),
+    ("long_options_of_file_systems", config::long_options_of_file_systems),
+    ("directories_below_masks", config::directories_below_masks),
+    ("terminal_in_a_joined_user_namespace", config::terminal_in_a_joined_user_namespace),
+    ("network_of_the_host_beside_a_joined_user_namespace", config::network_of_the_host_beside_a_joined_user_namespace),
+    ("sysctls_are_not_for_the_network_of_the_host", config::sysctls_are_not_for_the_network_of_the_host),
+    ("surroundings_of_hooks", config::surroundings_of_hooks),
+    ("listener_of_a_create", config::listener_of_a_create),
+    ("oom_score_of_an_exec", config::oom_score_of_an_exec),
+    ("cpus_of_an_exec", config::cpus_of_an_exec),
 ];
 
 /// What is only true of mini, with the reason.
 const OURS: &[Test] = &[
     ("killed_and_deleted", life::killed_and_deleted),
+    // runc's exec reads the bundle again
+    ("changes_after_the_create", config::changes_after_the_create),
+    // runc opens it
+    ("passwd_that_is_no_file", config::passwd_that_is_no_file),
     // Takes runc along, to compare
     ("statistics_are_those_of_runc", statistics::as_runc),
     // runc takes "+1" and says nothing of "1:"

@@ -39,6 +39,7 @@ fn init(host: &Host, spec: &Spec, no_pivot: Option<&[PathBuf]>) -> Plan {
         no_pivot,
         no_new_keyring: false,
         preserve_fds: 0,
+        started_by_others: false,
     })
     .unwrap()
 }

@@ -35,6 +35,7 @@ fn init(host: &Host, spec: &Spec, odd: Odd) -> Result<Plan> {
         no_pivot: odd.no_pivot.then_some(&visible),
         no_new_keyring: odd.no_new_keyring,
         preserve_fds: odd.preserve_fds,
+        started_by_others: odd.started_by_others,
     })
 }
 
@@ -61,16 +62,18 @@ struct Odd {
     no_pivot: bool,
     no_new_keyring: bool,
     preserve_fds: u32,
+    started_by_others: bool,
 }
 
 fn odd() -> impl Strategy<Value = Odd> {
-    (0..3usize, any::<[bool; 3]>(), proptest::bool::weighted(0.2), any::<bool>(), 0..4u32).prop_map(
-        |(host, stdio, no_pivot, no_new_keyring, preserve_fds)| Odd {
+    (0..3usize, any::<[bool; 3]>(), proptest::bool::weighted(0.2), any::<[bool; 2]>(), 0..4u32).prop_map(
+        |(host, stdio, no_pivot, [no_new_keyring, started_by_others], preserve_fds)| Odd {
             host,
             stdio,
             no_pivot,
             no_new_keyring,
             preserve_fds,
+            started_by_others,
         },
     )
 }
@@ -183,7 +186,14 @@ fn spec(name: &str) -> Spec {
     Spec::parse(&std::fs::read(path).unwrap()).unwrap()
 }
 
-const PLAIN: Odd = Odd { host: 0, stdio: [true; 3], no_pivot: false, no_new_keyring: false, preserve_fds: 0 };
+const PLAIN: Odd = Odd {
+    host: 0,
+    stdio: [true; 3],
+    no_pivot: false,
+    no_new_keyring: false,
+    preserve_fds: 0,
+    started_by_others: false,
+};
 
 #[test]
 fn a_spec_that_does_not_fit_is_refused() {

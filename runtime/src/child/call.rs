@@ -144,6 +144,11 @@ pub fn read(f: RawFd, data: &mut [u8]) -> Outcome {
     sys(libc::SYS_read, [fd(f), data.as_mut_ptr() as usize, data.len(), 0, 0, 0])
 }
 
+/// readlinkat(2)
+pub fn readlinkat(dir: RawFd, name: Text, text: &mut [u8]) -> Outcome {
+    sys(libc::SYS_readlinkat, [fd(dir), name.0 as usize, text.as_mut_ptr() as usize, text.len(), 0, 0])
+}
+
 /// fstat(2); the C library's `struct stat` is the kernel's on 64-bit machines.
 pub fn fstat(f: RawFd) -> Result<libc::stat, i32> {
     stat_at(f, Text(c"".as_ptr().cast()), libc::AT_EMPTY_PATH)

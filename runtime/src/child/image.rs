@@ -36,6 +36,8 @@ pub struct Image<'p> {
     pub(super) executable: Str,
     /// [`crate::plan::Op::Chdir`] has succeeded.
     pub(super) cwd_is_set: bool,
+    /// CLONE_NEW* of the namespaces that [`crate::plan::Op::Setns`] has joined.
+    pub(super) joined: u64,
     /// Signals that we ignore, which a payload is not to inherit: bit n is signal n + 1.
     pub(super) ignored: u64,
     /// See [`Fault`].
@@ -64,6 +66,7 @@ impl<'p> Image<'p> {
             pid: 0,
             executable: Str(0),
             cwd_is_set: false,
+            joined: 0,
             ignored: crate::own::status().ignored,
             fault: None,
         }

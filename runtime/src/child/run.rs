@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::call::{self, Outcome, Text};
 use super::hook;
 use super::image::Image;
+use super::made;
 use super::outside;
 use super::report::Page;
 use crate::plan::{Bytes, Dir, Gate, List, Op, Section, Slot, Str};
@@ -54,6 +55,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
     match *op {
         Op::CloseOthers => close_others(image),
         Op::Open { dir, path, flags, mode, resolve, into } => open(image, dir, path, [flags, mode], resolve, into),
+        Op::OpenMade { root, path, like, into } => made::open(image, root, path, like, into),
         Op::Close { slot } => {
             let fd = image.fd(slot);
             image.clear(slot);
@@ -85,7 +87,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
         Op::Dup { slot, to } if image.fd(slot) == to => Ok(0),
         Op::Dup { slot, to } => call::dup3(image.fd(slot), to, 0),
         Op::Inherit { fd } => call::setfd(fd, libc::F_SETFD, 0),
-        Op::CloseRange { first, keep } => close_range(first as u32, image.fd(keep)),
+        Op::CloseRange { first, keep } => close_range(first as u32, keep.map(|slot| image.fd(slot))),
 
         Op::OpenTree { dir, path, flags, into } => {
             let fd = call::open_tree(image.dir(dir), image.text(path), flags)?;
@@ -149,7 +151,18 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
         Op::MapNamespace { uids, gids, into } => outside::map_namespace(image, uids, gids, into),
 
         Op::Unshare { flags } => call::unshare(flags),
-        Op::Setns { slot, flags } => call::setns(image.fd(slot), flags),
+        Op::Setns { slot, flags } => {
+            call::setns(image.fd(slot), flags)?;
+            image.joined |= flags;
+            Ok(0)
+        }
+        Op::SetnsAgain { flags, .. } if image.joined & flags == flags => Ok(0),
+        Op::SetnsAgain { slot, flags } => call::setns(image.fd(slot), flags),
+        Op::CheckForeign { slot, .. } => {
+            let own = call::stat_at(libc::AT_FDCWD, Text(c"/proc/thread-self/ns/net".as_ptr().cast()), 0)?;
+            let other = call::fstat(image.fd(slot))?;
+            if (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino) { Err(libc::EXDEV) } else { Ok(0) }
+        }
         Op::ChildrenPid { slot } => call::setns(image.fd(slot), libc::CLONE_NEWPID as u64),
         Op::Respawn { flags } => respawn(flags, page),
         Op::Hostname { name } => call::sethostname(image.bytes(name)),
@@ -264,16 +277,18 @@ fn close_others(image: &Image<'_>) -> Outcome {
     Ok(0)
 }
 
-/// Closes all from `first` on but `keep`, which is close-on-exec and must tell the parent of execve by closing then.
-fn close_range(first: u32, keep: RawFd) -> Outcome {
-    if keep < first as RawFd {
-        return call::close_range(first, u32::MAX, 0);
+/// Closes all from `first` on but `keep`, which are close-on-exec and must tell the parent of execve by closing then.
+fn close_range(first: u32, keep: [RawFd; 2]) -> Outcome {
+    let mut next = first;
+    let [a, b] = keep;
+    for keep in [a.min(b), a.max(b)] {
+        let Some(keep) = u32::try_from(keep).ok().filter(|keep| *keep >= next) else { continue };
+        if keep > next {
+            call::close_range(next, keep - 1, 0)?;
+        }
+        next = keep + 1;
     }
-    let keep = keep as u32;
-    if keep > first {
-        call::close_range(first, keep - 1, 0)?;
-    }
-    call::close_range(keep + 1, u32::MAX, 0)
+    call::close_range(next, u32::MAX, 0)
 }
 
 /// Calls `f` with "/proc/self/fd/N".
@@ -401,15 +416,17 @@ fn home(image: &mut Image<'_>, dir: Dir, uid: u32, env: List, room: Bytes) -> Ou
     let flags = (libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY) as u32;
     let start = append(image.bytes_mut(room), 0, b"HOME=");
     let mut end = append(image.bytes_mut(room), start, b"/");
-    if let Ok(fd) = call::openat2(image.dir(dir), path, flags, 0, RESOLVE) {
+    // It may be a device of the image's, to open which is to do something, and no rule for devices is in force yet.
+    let is_file = |stat: libc::stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+    let looked = call::stat_at(image.dir(dir), path, 0).is_ok_and(is_file);
+    if let Some(fd) = looked.then(|| call::openat2(image.dir(dir), path, flags, 0, RESOLVE).ok()).flatten() {
         let fd = fd as RawFd;
-        let is_file = call::fstat(fd).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFREG);
-        if is_file {
+        if call::fstat(fd).is_ok_and(is_file) {
             let found = home_in(fd, uid, image.bytes_mut(room), start);
             // Other entries have been in that place meanwhile.
             end = found.unwrap_or_else(|| append(image.bytes_mut(room), start, b"/"));
         }
-        let _closed = call::close(fd);
+        // It is closed with all others: see Op::CloseRange.
     }
     append(image.bytes_mut(room), end, b"\0");
     image.append(env, room);

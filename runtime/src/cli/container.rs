@@ -6,7 +6,7 @@ use std::path::Path;
 
 use runtime::container::start::{abandon, start_parked};
 use runtime::death::is_dying;
-use runtime::spec::{Spec, check};
+use runtime::spec::{self, Spec, check};
 use runtime::{Child, Container, Create, Error, Host, Kind, Result, StartBy, Stdio, reap};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -66,7 +66,8 @@ pub fn run(context: &Context<'_>, args: &args::Run) -> Result<u8> {
 fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool) -> Result<(Container, Child)> {
     check::id(&args.id)?;
     let bundle = bundle(&args.bundle)?;
-    let mut spec = Spec::load(&bundle)?;
+    let json = spec::read_config(&bundle)?;
+    let mut spec = Spec::parse(&json)?;
     check::warnings(&spec).iter().for_each(|w| context.log.warn(w));
     let Some(process) = &mut spec.process else {
         return Err(Error::invalid("/process", "process property must not be empty"));
@@ -92,7 +93,7 @@ fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool)
         fault: None,
     };
     let made = Container::create(&host, request).and_then(|(container, child)| {
-        match tell(&container, &child, &dir, args) {
+        match tell(&container, &child, &dir, args, json) {
             Ok(()) => {
                 context.log.debug(&format!("container {} is pid {}", args.id, child.pid));
                 Ok((container, child))
@@ -109,8 +110,10 @@ fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool)
     made.inspect_err(|_| drop(context.store.remove(&args.id)))
 }
 
-fn tell(container: &Container, child: &Child, dir: &Path, args: &args::Create) -> Result<()> {
-    container.record()?.save(dir)?;
+fn tell(container: &Container, child: &Child, dir: &Path, args: &args::Create, config: Vec<u8>) -> Result<()> {
+    let mut record = container.record()?;
+    record.config = spec::raw(config);
+    record.save(dir)?;
     announce(child, args.console_socket.as_deref(), args.pidfd_socket.as_deref(), "standard", args.pid_file.as_deref())
 }
 

@@ -1,7 +1,7 @@
 //! `exec`: another process in a container, described by options or by a file.
 #![forbid(unsafe_code)]
 
-use runtime::spec::{Capabilities, Process, Spec, check, from_json};
+use runtime::spec::{Capabilities, Process, check, from_json};
 use runtime::{Container, Error, Exec, Host, Kind, Result, Stdio, reap};
 
 use super::foreground::{self, Foreground};
@@ -19,7 +19,7 @@ pub fn exec(context: &Context<'_>, args: &args::Exec) -> Result<u8> {
         }
         _ => {}
     }
-    let spec = Spec::load(&found.record.bundle)?;
+    let spec = found.record.spec()?;
     let mut process = process(args, spec.process.as_ref())?;
     check::process(&process)?;
     console::check(process.terminal, args.detach, args.console_socket.as_deref())?;

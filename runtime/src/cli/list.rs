@@ -6,7 +6,6 @@ use std::fmt::Write;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use runtime::spec::Spec;
 use runtime::{Error, Kind, Result};
 use serde_json::{Value, json};
 
@@ -18,7 +17,7 @@ use super::{Context, print};
 fn describe(found: &Found, owner: &str) -> Result<Value> {
     let record = &found.record;
     let status = found.status()?;
-    let spec = Spec::load(&record.bundle).unwrap_or_default();
+    let spec = record.spec().unwrap_or_default();
     Ok(json!({
         "ociVersion": spec.oci_version,
         "id": record.id,

@@ -145,6 +145,7 @@ fn plan(args: &args::Plan) -> Result<()> {
         no_pivot: args.no_pivot.then_some(&visible),
         no_new_keyring: args.no_new_keyring,
         preserve_fds: 0,
+        started_by_others: false,
     })?;
     print(&plan.to_string())
 }

@@ -16,6 +16,10 @@ pub fn sentence(plan: &Plan, section: Section, step: usize, errno: i32, value: u
     if from.ends_with("/apparmorProfile") {
         return label(plan, &failed.op, errno).at(from);
     }
+    if let (Op::CheckForeign { sysctl, .. }, Errno::XDEV) = (failed.op, errno) {
+        let name = plan.text(sysctl);
+        return Error::invalid(from, format!("sysctl {name:?} not allowed in host network namespace"));
+    }
     if let Some(reason) = known(plan, &failed.op, errno, value) {
         let kind = if matches!(failed.op, Op::Hook { .. }) { Kind::Kernel } else { Kind::Invalid };
         let mut error = Error::new(kind, "", "", reason);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::start::Request;
 use crate::cgroup::{self, Cgroup};
@@ -44,6 +45,10 @@ pub struct Record {
     /// There are poststop hooks to be run; an older mini did not write it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poststop: Option<bool>,
+    /// config.json as it was when the container was made: what is written to the bundle later has no effect
+    /// (runtime-spec runtime.md#lifecycle). `None`: the bundle is containerd's, which does not write it again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<Box<RawValue>>,
 }
 
 impl Record {
@@ -73,7 +78,16 @@ impl Record {
             cgroup: cgroup.record(),
             parked,
             poststop: Some(!spec.hooks.poststop.is_empty()),
+            config: None,
         })
+    }
+
+    /// What the container was made from.
+    ///
+    /// # Errors
+    /// Those of [`Spec::parse`], or of [`Spec::load`].
+    pub fn spec(&self) -> Result<Spec> {
+        self.config.as_ref().map_or_else(|| Spec::load(&self.bundle), |config| Spec::parse(config.get().as_bytes()))
     }
 
     /// Reads the record of a bundle.
@@ -152,7 +166,7 @@ impl Record {
     /// [`Record::destroy`] when init is known to have ended, and the group is open.
     pub fn clear(&self, cgroup: &Cgroup) -> Result<()> {
         // Without a bundle nobody knows of hooks.
-        let spec = if self.poststop == Some(false) { None } else { Spec::load(&self.bundle).ok() };
+        let spec = if self.poststop == Some(false) { None } else { self.spec().ok() };
         super::undo(cgroup, &self.id, &self.bundle, spec.as_ref())
     }
 }

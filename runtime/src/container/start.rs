@@ -155,7 +155,7 @@ pub fn start_parked(dir: &Path, record: &Record) -> Result<()> {
         let text = std::fs::read(dir.join(REQUEST)).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
     });
-    let spec = if request.plain { None } else { Some(Spec::load(&record.bundle)?) };
+    let spec = if request.plain { None } else { Some(record.spec()?) };
     spec.as_ref().map_or(Ok(()), executes)?;
     // Of two starts at once one takes the name away and goes on.
     rustix::fs::unlink(dir.join(FIFO)).map_err(|_| state("cannot start an already running container"))?;
@@ -175,7 +175,7 @@ pub fn start_parked(dir: &Path, record: &Record) -> Result<()> {
 
 /// Compiles the plan again, which the child was cloned with, to say what its report means.
 fn explain(request: &Request, record: &Record, report: &Page) -> Result<()> {
-    let (spec, host) = (Spec::load(&record.bundle)?, Host::read()?);
+    let (spec, host) = (record.spec()?, Host::read()?);
     let visible = if request.no_pivot { visible_kernel_mounts()? } else { Vec::new() };
     let plan = compile::init(&compile::Init {
         spec: &spec,
@@ -188,6 +188,7 @@ fn explain(request: &Request, record: &Record, report: &Page) -> Result<()> {
         no_pivot: request.no_pivot.then_some(&visible),
         no_new_keyring: request.no_new_keyring,
         preserve_fds: request.preserve_fds,
+        started_by_others: true,
     })?;
     if plan.child.len() != request.steps {
         // It was cloned with the plan of another mini, whose steps have other numbers.

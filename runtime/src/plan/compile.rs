@@ -56,6 +56,8 @@ pub struct Init<'a> {
     pub no_new_keyring: bool,
     /// Descriptors from 3 on that the payload inherits.
     pub preserve_fds: u32,
+    /// Whoever makes it is gone when it is started.
+    pub started_by_others: bool,
 }
 
 /// What a further process of a container is asked to be.
@@ -96,6 +98,7 @@ pub struct Compiler<'a> {
     pub(super) given: Given,
     pub(super) exec: bool,
     pub(super) no_new_keyring: bool,
+    pub(super) started_by_others: bool,
     pub(super) preserve_fds: u32,
     pub(super) root: Option<Root>,
     pub(super) tty: Option<Slot>,
@@ -125,14 +128,17 @@ pub fn init(request: &Init<'_>) -> Result<Plan> {
     c.at = "/process";
     c.bundle = request.bundle;
     c.no_new_keyring = request.no_new_keyring;
+    c.started_by_others = request.started_by_others;
     c.preserve_fds = request.preserve_fds;
     let filter = c.filter()?;
 
     c.rootfs_tree(request.no_pivot.is_some())?;
     c.join_cgroups();
     c.oom_score_adj();
-    c.session();
+    c.affinity();
+    c.keyring();
     c.enter_namespaces();
+    c.session();
     c.cgroup_namespace();
     c.attach_rootfs();
     c.mounts()?;
@@ -166,7 +172,9 @@ pub fn exec(request: &Exec<'_>) -> Result<Plan> {
     c.oom_score_adj();
     c.lsm()?;
     c.join_container();
+    c.affinity();
     c.session();
+    c.keyring();
     c.terminal();
     c.identity(filter.as_ref())?;
     c.start(filter.as_ref());
@@ -202,6 +210,7 @@ impl<'a> Compiler<'a> {
             given,
             exec: false,
             no_new_keyring: false,
+            started_by_others: false,
             preserve_fds: 0,
             root: None,
             tty: None,
@@ -232,6 +241,7 @@ impl<'a> Compiler<'a> {
         self.b.from("");
         self.b.op(Op::CloseOthers);
         self.b.op(Op::Signals);
+        self.initial_affinity();
         self.b.from("/linux/cgroupsPath");
         let zero = self.b.bytes(b"0");
         for slot in self.given.tasks.clone() {

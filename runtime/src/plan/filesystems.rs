@@ -27,13 +27,17 @@ impl Compiler<'_> {
     fn at_once(&self, mount: &Mount, options: &Options, dest: &str) -> Option<(u64, String)> {
         /// The page that mount(2) copies, and some for the terminating NUL.
         const MOST: usize = 4000;
-        let known = matches!(mount.kind.as_str(), "tmpfs" | "devpts" | "mqueue");
+        /// What fsconfig(2) takes as one value, its NUL included.
+        const VALUE: usize = 256;
+        // `lowerdir` of an overlay, say.
+        let long = options.data.iter().any(|d| d.split_once('=').is_some_and(|(_, value)| value.len() >= VALUE));
+        let known = long || matches!(mount.kind.as_str(), "tmpfs" | "devpts" | "mqueue");
         let mode = mount.kind != "tmpfs" || options.data.iter().any(|d| d.starts_with("mode="));
         let plain = options.supers.is_empty()
             && options.deep.is_empty()
             && options.propagation.is_empty()
             && !options.copy_up
-            && options.own.set & (attr::RDONLY | attr::NOSYMFOLLOW | attr::IDMAP) == 0;
+            && options.own.set & (if long { 0 } else { attr::RDONLY } | attr::NOSYMFOLLOW | attr::IDMAP) == 0;
         let inside = |path: &str| clean(path).strip_prefix(dest).is_some_and(|rest| rest.starts_with('/'));
         let others =
             self.spec.mounts.iter().map(|m| &m.destination).chain(self.spec.linux.devices.iter().map(|d| &d.path));

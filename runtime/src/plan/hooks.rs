@@ -44,7 +44,11 @@ impl Compiler<'_> {
         self.b.from("/hooks/createContainer");
         let slot = self.root().slot;
         self.b.op(Op::Fchdir { slot });
+        // Ours is 0: what a hook makes would be everybody's to write to.
+        self.b.op(Op::Umask { mask: 0o022 });
         self.child_hooks("createContainer", &spec.hooks.create_container, "creating", &[]);
+        self.b.from("");
+        self.b.op(Op::Umask { mask: 0 });
     }
 
     /// After the start gate, with all of the container's confinement. A hook without an environment gets the container's.

@@ -10,7 +10,7 @@ use super::{Dir, Edge, Gate, Op, Section};
 use crate::error::{Error, Result};
 use crate::seccomp::Program;
 use crate::spec::words::{CAPABILITIES, RLIMITS};
-use crate::spec::{Capabilities, NamespaceKind, Process};
+use crate::spec::{Capabilities, CpuAffinity, NamespaceKind, Process};
 
 /// Bit of CAP_SYS_ADMIN.
 const SYS_ADMIN: u64 = 1 << 21;
@@ -52,6 +52,10 @@ impl Sets {
     }
 }
 
+fn exec_affinity(process: Option<&Process>, exec: bool) -> Option<&CpuAffinity> {
+    process.and_then(|p| p.exec_cpu_affinity.as_ref()).filter(|_| exec)
+}
+
 /// When the filter is loaded: see [`Compiler::load_filter`].
 fn needs_admin(process: &Process, sets: Option<Sets>) -> bool {
     !process.no_new_privileges && sets.is_some_and(|s| s.effective & SYS_ADMIN == 0)
@@ -76,11 +80,15 @@ impl Compiler<'_> {
         }
     }
 
-    /// A session, a keyring and a CPU mask of its own: none of the caller's may show through.
+    /// A session of its own, of which the payload is to be the leader: whoever is cloned later is none.
     pub(super) fn session(&mut self) {
         self.b.from("");
-        self.affinity();
         self.b.op(Op::Setsid);
+    }
+
+    /// None of the caller's may show through.
+    pub(super) fn keyring(&mut self) {
+        self.b.from("");
         if !self.no_new_keyring {
             // Others may search it: in a user namespace the container's root is not the ring's owner.
             let permission = if self.wanted.user() { 0x0000_0008 } else { 0x0008_0000 };
@@ -90,16 +98,26 @@ impl Compiler<'_> {
         }
     }
 
-    /// Since Linux 6.2 the caller's mask is remembered when a group widens (runc #4815).
-    fn affinity(&mut self) {
-        match self.process.and_then(|p| p.exec_cpu_affinity.as_ref()).filter(|a| self.exec && !a.after.is_empty()) {
-            Some(affinity) => {
+    /// Where an exec is until it has joined its group. On version 2 it is born there: what the group does not have cannot be
+    /// had any more (EINVAL).
+    pub(super) fn initial_affinity(&mut self) {
+        let Some(affinity) = exec_affinity(self.process, self.exec).filter(|a| !a.initial.is_empty()) else { return };
+        self.b.from(self.pointer("/execCPUAffinity/initial"));
+        let mask = self.b.bytes(&mask(&affinity.initial));
+        self.b.op_skip(Op::Affinity { mask }, &[Errno::INVAL]);
+    }
+
+    /// A mask of its own, not the caller's. Since Linux 6.2 that is remembered when a group widens (runc #4815).
+    pub(super) fn affinity(&mut self) {
+        self.b.from("");
+        match exec_affinity(self.process, self.exec) {
+            Some(affinity) if !affinity.after.is_empty() => {
                 self.b.from(self.pointer("/execCPUAffinity/final"));
                 let mask = self.b.bytes(&mask(&affinity.after));
                 self.b.op(Op::Affinity { mask });
-                self.b.from("");
             }
-            None => self.b.op_skip(Op::AllCpus, &[Errno::INVAL]),
+            Some(affinity) if !affinity.initial.is_empty() => {}
+            _ => self.b.op_skip(Op::AllCpus, &[Errno::INVAL]),
         }
     }
 
@@ -127,7 +145,7 @@ impl Compiler<'_> {
         }
         let proc = self.proc_dir();
         for (key, value) in &spec.linux.sysctl {
-            self.b.from(format!("/linux/sysctl/{}", key.replace('~', "~0").replace('/', "~1")));
+            self.b.from(sysctl_pointer(key));
             let path = self.b.str(format!("sys/{}", sysctl_path(key)));
             let into = self.b.scratch(key);
             let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as u32;
@@ -157,7 +175,10 @@ impl Compiler<'_> {
         }
         self.streams(process);
         let env = self.environment(process);
-        // Nothing is opened from here on: what is still open of ours may be more than RLIMIT_NOFILE allows.
+        // Whatever is looked up from here on, no link leads to a descriptor of ours (CVE-2024-21626).
+        self.b.from("");
+        let keep = [self.given.start, self.given.wire];
+        self.b.op(Op::CloseRange { first: 3 + self.preserve_fds as i32, keep });
         self.limits(process);
         self.b.from(self.pointer("/cwd"));
         let cwd = self.b.str(&process.cwd);
@@ -344,6 +365,11 @@ impl Compiler<'_> {
 
     /// The gate of init, the filter, the last hooks, and the payload.
     pub(super) fn start(&mut self, filter: Option<&Program>) {
+        let early = filter.filter(|filter| filter.notify && self.started_by_others);
+        if let (Some(process), Some(filter)) = (self.process, early) {
+            // Only its maker hears of its listener.
+            self.load_filter(process, filter);
+        }
         self.b.from("");
         if !self.exec {
             self.gate(Gate::Start);
@@ -351,7 +377,7 @@ impl Compiler<'_> {
             self.gate(Gate::Limits);
         }
         let Some(process) = self.process else { return };
-        if let Some(filter) = filter {
+        if let Some(filter) = filter.filter(|_| early.is_none()) {
             self.load_filter(process, filter);
         }
         if !self.exec {
@@ -363,11 +389,10 @@ impl Compiler<'_> {
         }
         let argv = self.b.list(&process.args, 0);
         let envp = self.env.unwrap_or(super::List { at: 0, len: 0 });
-        self.b.op(Op::CloseRange { first: 3 + self.preserve_fds as i32, keep: self.given.start });
         self.b.op(Op::Exec { argv, envp });
     }
 
-    /// As late as possible, so that the profile has to allow nothing for our sake but capset, close_range and execve. Without
+    /// As late as possible, so that the profile has to allow nothing for our sake but capset and execve. Without
     /// no_new_privs it takes CAP_SYS_ADMIN (seccomp(2)): where the payload may not keep that one it was left in the permitted
     /// set until now, made effective for the one call, and is dropped for good right after.
     fn load_filter(&mut self, process: &Process, filter: &Program) {
@@ -380,13 +405,22 @@ impl Compiler<'_> {
         }
         let listener = filter.notify.then(|| self.b.slot("seccomp listener"));
         self.b.op(Op::Seccomp { flags: filter.flags, listener });
+        if let Some(slot) = listener {
+            // At once: somebody has to hear of what comes next, and later of an execve whose caller held it open for ever.
+            self.gate(Gate::Listener);
+            let left = self.b.label();
+            self.b.op_on(Op::Close { slot }, &[(Edge::ANY, left)]);
+            self.b.bind(left);
+        }
         if let Some(Sets { effective, permitted, inheritable, .. }) = borrow {
             self.b.op(Op::Capset { effective, permitted, inheritable });
         }
-        if listener.is_some() {
-            self.gate(Gate::Listener);
-        }
     }
+}
+
+/// JSON pointer of a key.
+pub(super) fn sysctl_pointer(key: &str) -> String {
+    format!("/linux/sysctl/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
 /// `net.ipv4.ip_forward` and `net/ipv4/ip_forward` name the same file; whichever separator comes first is the separator

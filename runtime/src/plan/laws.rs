@@ -52,11 +52,8 @@ fn order(plan: &Plan) -> Option<String> {
     if exec.is_some_and(|i| i + 1 != plan.child.len()) {
         return Some("execve is not the last step".into());
     }
-    if exec.is_some() && !matches!(plan.child[plan.child.len() - 2].op, Op::CloseRange { .. }) {
-        return Some("nothing may be opened between close_range and execve".into());
-    }
     let setuid = last(&|o| matches!(o, Op::Setuid { .. }));
-    let rules: [(&str, Option<usize>, Option<usize>); 8] = [
+    let rules: [(&str, Option<usize>, Option<usize>); 9] = [
         ("groups before the user", last(&|o| matches!(o, Op::Setgroups { .. })), setuid),
         ("the bounding set before the user", last(&|o| matches!(o, Op::Bounding { .. })), setuid),
         ("the user before the capabilities", setuid, at(&|o| matches!(o, Op::Capset { .. }))),
@@ -77,9 +74,15 @@ fn order(plan: &Plan) -> Option<String> {
             at(&|o| matches!(o, Op::ControllingTty { .. })),
         ),
         (
+            "the last process before the session",
+            last(&|o| matches!(o, Op::Respawn { .. })),
+            at(&|o| matches!(o, Op::Setsid)),
+        ),
+        (
+            // Who is started by another process has to hand its listener over before.
             "the start gate before the filter",
-            at(&|o| matches!(o, Op::Gate { gate: super::Gate::Start, .. })),
-            at(&|o| matches!(o, Op::Seccomp { .. })),
+            at(&|o| matches!(o, Op::Gate { gate: Gate::Start, .. })),
+            at(&|o| matches!(o, Op::Seccomp { listener: None, .. })),
         ),
     ];
     rules.into_iter().find(|(_, a, b)| matches!((a, b), (Some(a), Some(b)) if a > b)).map(|(law, ..)| law.into())
@@ -92,7 +95,7 @@ fn all(plan: &Plan, is: impl Fn(&Op) -> bool) -> Vec<usize> {
 
 /// What every payload may rely on: see runtime-spec, capabilities(7), seccomp(2), and CVE-2023-25173 for the groups.
 fn tail(plan: &Plan) -> Option<String> {
-    let exec = all(plan, |o| matches!(o, Op::Exec { .. })).pop()?;
+    all(plan, |o| matches!(o, Op::Exec { .. })).pop()?;
     let one = |what: &str, is: &dyn Fn(&Op) -> bool| match all(plan, is)[..] {
         [i] => Ok(i),
         ref found => Err(format!("{what} is there {} times", found.len())),
@@ -137,8 +140,9 @@ fn tail(plan: &Plan) -> Option<String> {
     if let Some(filter) = all(plan, |o| matches!(o, Op::Seccomp { .. })).pop() {
         let after = |o: &Op| {
             let listener = matches!(o, Op::Gate { gate: Gate::Listener, .. });
-            let rest = matches!(o, Op::Capset { .. } | Op::Hook { .. } | Op::Inherit { .. } | Op::CloseRange { .. });
-            listener || rest || matches!(o, Op::Exec { .. })
+            let start = matches!(o, Op::Gate { gate: Gate::Start, .. });
+            let rest = matches!(o, Op::Capset { .. } | Op::Hook { .. } | Op::Inherit { .. } | Op::Close { .. });
+            listener || start || rest || matches!(o, Op::Exec { .. })
         };
         if let Some(step) = plan.child[filter + 1..].iter().find(|s| !after(&s.op)) {
             return Some(format!("{:?} under the filter", step.op));
@@ -151,10 +155,21 @@ fn tail(plan: &Plan) -> Option<String> {
     if limit.first().is_some_and(|l| opened.iter().any(|o| o > l && !listener(o))) {
         return Some("nothing is opened under the payload's limits".into());
     }
-    let first = match plan.child[exec - 1].op {
-        Op::CloseRange { first, keep } if keep == plan.given.start => first,
+    let closed = match all(plan, |o| matches!(o, Op::CloseRange { .. }))[..] {
+        [i] => i,
+        ref found => return Some(format!("close_range is there {} times", found.len())),
+    };
+    let first = match plan.child[closed].op {
+        Op::CloseRange { first, keep } if keep == [plan.given.start, plan.given.wire] => first,
         _ => return Some("close_range keeps what is waited at".into()),
     };
+    // No name that the image or the payload chose leads to a descriptor of ours (CVE-2024-21626).
+    if closed > chdir {
+        return Some("close_range before the directory".into());
+    }
+    if opened.iter().any(|o| *o > closed && !listener(o)) {
+        return Some("nothing is opened after close_range".into());
+    }
     let inherited = |s: &super::Step| matches!(s.op, Op::Inherit { fd } if fd < 3 || fd >= first);
     (first < 3 || plan.child.iter().any(inherited)).then(|| "what is inherited is closed".into())
 }

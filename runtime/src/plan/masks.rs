@@ -5,7 +5,7 @@
 use super::compile::Compiler;
 use super::mounts::clean;
 use super::options::attr;
-use super::rootfs::{CLONE, DIRECTORY, EMPTY_PATH, NO_LINK, PLACE, RECURSIVE, resolve};
+use super::rootfs::{CLONE, EMPTY_PATH, NO_LINK, PLACE, RECURSIVE, resolve};
 use super::{Dir, Label, Op, Slot, Str};
 
 /// Links in the root of a procfs, which lead elsewhere in it: what is meant is where they lead.
@@ -193,24 +193,23 @@ impl Compiler<'_> {
     }
 
     fn mask_any(&mut self, covers: &Covers, root: Slot, path: &str) {
-        let (skip, file, done, first) = (self.b.label(), self.b.label(), self.b.label(), self.b.label());
+        let (skip, file, put, first) = (self.b.label(), self.b.label(), self.b.label(), self.b.label());
         let (place, tree) = (self.b.scratch(path), self.b.scratch(format!("{path} mask")));
         self.place(root, path, place, skip);
-        let (empty, dot) = (self.b.str(""), self.b.str("."));
-        let probe = self.b.scratch("directory");
-        let flags = PLACE | DIRECTORY;
-        let op = Op::Open { dir: Dir::At(place), path: dot, flags, mode: 0, resolve: 0, into: probe };
-        self.b.op_on(op, &[(libc::ENOTDIR, file)]);
-        let flags = CLONE | EMPTY_PATH;
+        let (empty, flags) = (self.b.str(""), CLONE | EMPTY_PATH);
         let copy = Op::OpenTree { dir: Dir::At(covers.directory), path: empty, flags, into: tree };
-        self.b.op_on(copy, &[(0, done), (libc::EINVAL, first)]);
+        self.b.op_on(copy, &[(0, put), (libc::EINVAL, first)]);
+        // A directory is not put on a file (move_mount(2), EINVAL).
         self.b.bind(first);
-        self.b.op_on(Op::MoveMount { from: covers.directory, to: place }, &[(0, skip)]);
+        let directory = |from| Op::MoveMount { from, to: place };
+        self.b.op_on(directory(covers.directory), &[(0, skip), (libc::EINVAL, file)]);
+        self.b.bind(put);
+        self.b.op_on(directory(tree), &[(0, skip), (libc::EINVAL, file)]);
         self.b.bind(file);
         let (null, name, how) = covers.file;
-        self.b.op(Op::OpenTree { dir: Dir::At(null), path: name, flags: how, into: tree });
-        self.b.bind(done);
-        self.b.op(Op::MoveMount { from: tree, to: place });
+        let node = self.b.scratch(format!("{path} mask"));
+        self.b.op(Op::OpenTree { dir: Dir::At(null), path: name, flags: how, into: node });
+        self.b.op(Op::MoveMount { from: node, to: place });
         self.b.bind(skip);
     }
 }

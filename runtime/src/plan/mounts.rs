@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::compile::{Compiler, PROC_SUPER_MAGIC};
 use super::options::{Change, Options, attr};
 use super::rootfs::{Attributes, CLONE, DIRECTORY, NOFOLLOW, PLACE, RECURSIVE, resolve};
-use super::{Dir, Edge, Op, Section, Slot};
+use super::{Dir, Edge, Label, Op, Section, Slot};
 use crate::error::{Error, Result};
 use crate::spec::Mount;
 
@@ -133,6 +133,11 @@ impl Compiler<'_> {
             self.create_last(dir, name, kind);
             return Spot::In { dir, name };
         }
+        if !matches!(kind, Place::Ordinary) && !self.kernel.keys().any(|top| dest.starts_with(&format!("{top}/"))) {
+            // A link of the image's may lead onto what we have mounted: it is the way to it that counts then. Nobody's link
+            // leads to /dev.
+            self.mounted.retain(|other, _| other == "/dev");
+        }
         // What is bound may be a file, and a file can be mounted on a link.
         let directory = !matches!(kind, Place::Like(_));
         if parent.is_empty() && directory { Spot::Top(kind) } else { Spot::At(self.open_place(dest, kind)) }
@@ -162,19 +167,28 @@ impl Compiler<'_> {
         let into = self.b.scratch(dest);
         let path = self.b.str(dest);
         let (follow, create, check, done) = (self.b.label(), self.b.label(), self.b.label(), self.b.label());
+        let through = self.b.label();
         let (literal, inside) = (resolve::IN_ROOT | resolve::NO_SYMLINKS, resolve::IN_ROOT | resolve::NO_MAGICLINKS);
         let open = |resolve| Op::Open { dir: Dir::At(root), path, flags: PLACE, mode: 0, resolve, into };
         if matches!(kind, Place::Ordinary) {
             self.b.op_on(open(literal), &[(0, done), (libc::ENOENT, create)]);
+            self.b.bind(create);
+            self.create_place(root, dest, kind, None);
+            // Meanwhile somebody may have put a link there (CVE-2019-19921).
+            self.b.op(open(literal));
         } else {
             self.b.op_on(open(literal), &[(0, done), (libc::ELOOP, follow), (libc::ENOENT, create)]);
             self.b.bind(follow);
             self.b.op_on(open(inside), &[(0, check), (libc::ENOENT, create)]);
+            self.b.bind(create);
+            self.create_place(root, dest, kind, Some((libc::ENOENT, through)));
+            self.b.op_on(open(inside), &[(0, check), (libc::ENOENT, through)]);
+            // A link in the image leads to what is not there, such as a time zone that is not installed.
+            self.b.bind(through);
+            let like = if let Place::Like(source) = kind { Some(source) } else { None };
+            let path = self.b.bytes(dest.as_bytes());
+            self.b.op(Op::OpenMade { root, path, like, into });
         }
-        self.b.bind(create);
-        self.create_place(root, dest, kind);
-        // Meanwhile somebody may have put a link there (CVE-2019-19921).
-        self.b.op(open(if matches!(kind, Place::Ordinary) { literal } else { inside }));
         self.b.bind(check);
         // A link in the image may have led below /proc, where only ordinary paths have been checked.
         self.b.op(Op::CheckFs { slot: into, magic: PROC_SUPER_MAGIC, is: false });
@@ -182,9 +196,9 @@ impl Compiler<'_> {
         into
     }
 
-    fn create_place(&mut self, root: Slot, dest: &str, kind: Place) {
+    fn create_place(&mut self, root: Slot, dest: &str, kind: Place, give_up: Option<(i32, Label)>) {
         let (parent, name) = dest.rsplit_once('/').unwrap_or(("", dest));
-        let dir = self.make_dirs(root, parent, None);
+        let dir = self.make_dirs(root, parent, give_up);
         let name = self.b.str(name);
         self.create_last(dir, name, kind);
     }

@@ -98,12 +98,14 @@ impl Compiler<'_> {
         let slots = self.open_joined();
         let joins_user = wanted.joins(USER);
         if joins_user {
-            // What the host owns can be joined before, what the user namespace owns after: try both times.
+            // What the host owns can be joined before, what the user namespace owns after.
             self.join(&slots, |flag| flag & (USER | PID) == 0, true);
             self.join(&slots, |flag| flag == USER, false);
             self.become_root();
+            self.join_the_rest(&slots);
+        } else {
+            self.join(&slots, |flag| flag & (USER | PID) == 0, false);
         }
-        self.join(&slots, |flag| flag & (USER | PID) == 0, false);
         if wanted.new & USER != 0 {
             if wanted.respawns_user() {
                 self.from(NamespaceKind::User);
@@ -142,10 +144,24 @@ impl Compiler<'_> {
             if flag == PID {
                 self.b.op(Op::ChildrenPid { slot: into });
             }
+            if flag == libc::CLONE_NEWNET as u64 {
+                self.foreign(into);
+            }
             slots.push((flag, into, i));
         }
         self.b.section(Section::Child);
         slots
+    }
+
+    /// Sysctls of the network are not for that of whoever makes the container, which is the host's.
+    fn foreign(&mut self, slot: Slot) {
+        let path = |key: &String| crate::spec::check::sysctl_path(key).is_ok_and(|path| path.starts_with("net/"));
+        let spec = self.spec;
+        if let Some(key) = spec.linux.sysctl.keys().find(|key| path(key)) {
+            self.b.from(super::identity::sysctl_pointer(key));
+            let sysctl = self.b.str(key);
+            self.b.op(Op::CheckForeign { slot, sysctl });
+        }
     }
 
     fn join(&mut self, slots: &[(u64, Slot, usize)], which: impl Fn(u64) -> bool, may_fail: bool) {
@@ -153,6 +169,13 @@ impl Compiler<'_> {
             self.b.from(format!("/linux/namespaces/{i}"));
             let op = Op::Setns { slot, flags };
             if may_fail { self.b.op_skip(op, &[Errno::PERM]) } else { self.b.op(op) }
+        }
+    }
+
+    fn join_the_rest(&mut self, slots: &[(u64, Slot, usize)]) {
+        for (flags, slot, i) in slots.iter().copied().filter(|(flag, ..)| flag & (USER | PID) == 0) {
+            self.b.from(format!("/linux/namespaces/{i}"));
+            self.b.op(Op::SetnsAgain { slot, flags });
         }
     }
 

@@ -47,6 +47,9 @@ pub enum Op {
     Leave { slot: Slot },
     /// write(2), all of it in one call
     Write { slot: Slot, data: Bytes },
+    /// readlinkat(2), mkdirat(2) and openat2(2), again and again: opens `path` inside `root`, makes what is missing on the way
+    /// and behind links, and at the end a directory, or what `like` is
+    OpenMade { root: Slot, path: Bytes, like: Option<Slot>, into: Slot },
     /// mkdirat(2) of one component
     Mkdir { dir: Slot, name: Str, mode: u32 },
     /// mknodat(2) of one component
@@ -67,8 +70,8 @@ pub enum Op {
     Dup { slot: Slot, to: i32 },
     /// fcntl(2) F_SETFD 0 on a fixed number
     Inherit { fd: i32 },
-    /// close_range(2): everything from `first` on but the wire
-    CloseRange { first: i32, keep: Slot },
+    /// close_range(2): everything from `first` on but these two
+    CloseRange { first: i32, keep: [Slot; 2] },
 
     // ---- mounts
     /// open_tree(2)
@@ -117,8 +120,12 @@ pub enum Op {
     // ---- namespaces
     /// unshare(2)
     Unshare { flags: u64 },
-    /// setns(2) with a namespace descriptor or a pidfd
+    /// setns(2) with a namespace descriptor or a pidfd; remembered for [`Op::SetnsAgain`]
     Setns { slot: Slot, flags: u64 },
+    /// setns(2), unless [`Op::Setns`] has succeeded with the same flags
+    SetnsAgain { slot: Slot, flags: u64 },
+    /// fstat(2) of a network namespace: fails with EXDEV when it is our own, in which this sysctl is not the container's
+    CheckForeign { slot: Slot, sysctl: Str },
     /// setns(2) CLONE_NEWPID of the calling thread, for its next child; parent only
     ChildrenPid { slot: Slot },
     /// clone3(2) CLONE_PARENT: the rest of the plan runs in a new child of our parent, we end

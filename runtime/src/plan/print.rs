@@ -148,7 +148,7 @@ fn as_written(debug: &str) -> String {
 pub fn call(op: &Op) -> &'static str {
     match *op {
         Op::CloseOthers | Op::CloseRange { .. } => "close_range",
-        Op::Open { .. } => "openat2",
+        Op::Open { .. } | Op::OpenMade { .. } => "openat2",
         Op::Close { .. } => "close",
         Op::Leave { .. } => "leave",
         Op::Write { .. } => "write",
@@ -159,7 +159,7 @@ pub fn call(op: &Op) -> &'static str {
         Op::Chown { .. } => "fchownat",
         Op::Fchown { .. } => "fchown",
         Op::CheckFs { .. } => "fstatfs",
-        Op::CheckNode { .. } => "fstat",
+        Op::CheckNode { .. } | Op::CheckForeign { .. } => "fstat",
         Op::Dup { .. } => "dup3",
         Op::Inherit { .. } => "fcntl",
         Op::OpenTree { .. } => "open_tree",
@@ -178,7 +178,7 @@ pub fn call(op: &Op) -> &'static str {
         Op::CopyUp { .. } => "copy",
         Op::MapNamespace { .. } => "clone3",
         Op::Unshare { .. } => "unshare",
-        Op::Setns { .. } | Op::ChildrenPid { .. } => "setns",
+        Op::Setns { .. } | Op::SetnsAgain { .. } | Op::ChildrenPid { .. } => "setns",
         Op::Respawn { .. } => "clone3",
         Op::Hostname { .. } => "sethostname",
         Op::Domainname { .. } => "setdomainname",
@@ -248,7 +248,9 @@ impl Plan {
             Op::FsString { key, value, .. } => format!("{}={}", self.text(key), self.text(value)),
             Op::FsModeOf { .. } => "mode".into(),
             Op::Unshare { flags } | Op::Respawn { flags } => kinds(flags),
-            Op::Hostname { name } | Op::Domainname { name } => String::from_utf8_lossy(self.bytes(name)).into_owned(),
+            Op::Hostname { name: text } | Op::Domainname { name: text } | Op::OpenMade { path: text, .. } => {
+                String::from_utf8_lossy(self.bytes(text)).into_owned()
+            }
             Op::Rlimit { resource, .. } => {
                 RLIMITS.iter().find(|(_, n)| *n == resource).map_or("", |(name, _)| name).into()
             }
@@ -318,6 +320,8 @@ fn subject_slot(op: &Op) -> Option<Slot> {
         | Op::Dup { slot, .. }
         | Op::Fchdir { slot }
         | Op::Setns { slot, .. }
+        | Op::SetnsAgain { slot, .. }
+        | Op::CheckForeign { slot, .. }
         | Op::ChildrenPid { slot }
         | Op::ControllingTty { slot }
         | Op::SendFd { slot, .. } => Some(slot),

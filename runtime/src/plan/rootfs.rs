@@ -268,16 +268,16 @@ impl Compiler<'_> {
         self.b.op_on(op, &[(0, done), (libc::ENOENT, make), (Edge::ANY, done)]);
         self.b.bind(make);
         // What cannot be made is found out, and said better, by chdir.
-        self.make_dirs(root, &super::mounts::clean(&process.cwd), Some(done));
+        self.make_dirs(root, &super::mounts::clean(&process.cwd), Some((Edge::ANY, done)));
         self.b.bind(done);
     }
 
     /// Makes every directory on the way to `path`, each relative to an opened parent. Returns the slot of the last one.
-    /// With `give_up`, a failure leads there.
-    pub(super) fn make_dirs(&mut self, root: Slot, path: &str, give_up: Option<super::Label>) -> Slot {
+    /// With `give_up`, a failure with that errno leads there.
+    pub(super) fn make_dirs(&mut self, root: Slot, path: &str, give_up: Option<(i32, super::Label)>) -> Slot {
         let mut parent = root;
         let mut prefix = String::new();
-        let edges: Vec<_> = give_up.iter().map(|l| (Edge::ANY, *l)).collect();
+        let edges: Vec<_> = give_up.into_iter().collect();
         for name in path.split('/').filter(|c| !c.is_empty() && *c != ".") {
             prefix.push('/');
             prefix.push_str(name);

@@ -55,10 +55,11 @@ pub struct Process {
 }
 
 impl Process {
-    /// What an exec takes from the container's own process where its payload says nothing: capabilities, limits, scheduling,
-    /// priority, profile, umask. The rest (user, environment, directory) is the payload's alone, as with runc.
+    /// What an exec takes from the container's own process where its payload says nothing: capabilities, limits, OOM score,
+    /// scheduling, priority, profile, umask. The rest (user, environment, directory) is the payload's alone, as with runc.
     pub fn inherit(&mut self, init: &Process) {
         self.capabilities = self.capabilities.take().or_else(|| init.capabilities.clone());
+        self.oom_score_adj = self.oom_score_adj.or(init.oom_score_adj);
         self.scheduler = self.scheduler.take().or_else(|| init.scheduler.clone());
         self.io_priority = self.io_priority.take().or_else(|| init.io_priority.clone());
         self.exec_cpu_affinity = self.exec_cpu_affinity.take().or_else(|| init.exec_cpu_affinity.clone());

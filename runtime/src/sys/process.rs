@@ -81,10 +81,17 @@ pub fn signal_fd(signals: &[i32]) -> Result<OwnedFd, Errno> {
 }
 
 /// `int posix_spawn(pid_t *pid, const char *path, …)` with descriptors put at given numbers — posix_spawn(3), which std's
-/// Command can only do for 0, 1 and 2. Signals are set back to their defaults, none is blocked. Answers the pid.
+/// Command can only do for 0, 1 and 2, and in `dir`. A name without a slash is looked up in PATH. Signals are set back to their
+/// defaults, none is blocked, which std's Command leaves as they are with us. Answers the pid.
 ///
 /// The sources must not be numbers that are targets as well.
-pub fn spawn(path: &CStr, argv: &[CString], env: &[CString], fds: &[(BorrowedFd<'_>, i32)]) -> Result<u32, Errno> {
+pub fn spawn(
+    path: &CStr,
+    argv: &[CString],
+    env: &[CString],
+    dir: Option<&CStr>,
+    fds: &[(BorrowedFd<'_>, i32)],
+) -> Result<u32, Errno> {
     let pointers = |strings: &[CString]| -> Vec<*mut libc::c_char> {
         strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
     };
@@ -109,8 +116,11 @@ pub fn spawn(path: &CStr, argv: &[CString], env: &[CString], fds: &[(BorrowedFd<
         for (fd, target) in fds {
             error = error.max(libc::posix_spawn_file_actions_adddup2(&mut actions, fd.as_raw_fd(), *target));
         }
+        if let Some(dir) = dir {
+            error = error.max(libc::posix_spawn_file_actions_addchdir_np(&mut actions, dir.as_ptr()));
+        }
         if error == 0 {
-            error = libc::posix_spawn(&mut pid, path.as_ptr(), &actions, &attributes, argv.as_ptr(), env.as_ptr());
+            error = libc::posix_spawnp(&mut pid, path.as_ptr(), &actions, &attributes, argv.as_ptr(), env.as_ptr());
         }
         libc::posix_spawn_file_actions_destroy(&mut actions);
         libc::posix_spawnattr_destroy(&mut attributes);

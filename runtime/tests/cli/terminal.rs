@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::bench::{Bench, until};
 
-fn receive(peer: &UnixStream) -> (String, OwnedFd) {
+pub fn receive(peer: &UnixStream) -> (String, OwnedFd) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut data = [0; 256];
@@ -31,7 +31,7 @@ fn receive(peer: &UnixStream) -> (String, OwnedFd) {
 }
 
 /// Reads a master until the other side is closed.
-fn read_all(master: OwnedFd) -> String {
+pub fn read_all(master: OwnedFd) -> String {
     let mut text = Vec::new();
     let mut buffer = [0; 1024];
     let mut master = File::from(master);

@@ -139,6 +139,7 @@ impl Bundle {
             no_pivot: visible,
             no_new_keyring: request.no_new_keyring,
             preserve_fds: request.preserve_fds,
+            started_by_others: false,
         });
         cgroup.remove().unwrap();
         plan.unwrap()

@@ -86,7 +86,7 @@ fn what_must_be_there_is_missed() {
     noticed(&child(&plain, &|o| matches!(o, Op::CheckCwd)), "getcwd");
     noticed(&child(&plain, &|o| matches!(o, Op::ChdirAgain { .. })), "chdir");
     noticed(&child(&plain, &|o| matches!(o, Op::Dup { to: 1, .. })), "opened as 1");
-    noticed(&child(&plain, &|o| matches!(o, Op::CloseRange { .. })), "between close_range and execve");
+    noticed(&child(&plain, &|o| matches!(o, Op::CloseRange { .. })), "close_range is there 0 times");
     noticed(&child(&plain, &|o| matches!(o, Op::Umount { .. })), "old root");
     noticed(&child(&plain, &|o| matches!(o, Op::Umask { .. })), "umask");
     noticed(&child(&plain, &|o| matches!(o, Op::Gate { .. })), "waits for its start");
@@ -109,6 +109,11 @@ fn another_order_is_noticed() {
     let late = |is: &dyn Fn(&Op) -> bool, word| noticed(&reordered(&plan, at(is), uid), word);
     late(&|o| matches!(o, Op::Setgroups { .. }), "groups");
     late(&|o| matches!(o, Op::Bounding { .. }), "bounding");
+    late(&|o| matches!(o, Op::CloseRange { .. }), "close_range before the directory");
+    let member = init(&hosts::hybrid(), &spec("cri-2.3-userns-member"), PLAIN).unwrap();
+    let (session, again) =
+        (find(&member, |o| matches!(o, Op::Setsid)), find(&member, |o| matches!(o, Op::Respawn { .. })));
+    noticed(&reordered(&member, session, again), "the last process before the session");
     let early = |is: &dyn Fn(&Op) -> bool, word| noticed(&reordered(&plan, at(is), uid), word);
     early(&|o| matches!(o, Op::Capset { .. }), "capabilities");
     early(&|o| matches!(o, Op::CheckCwd), "");
@@ -264,7 +269,8 @@ fn edges_that_lead_nowhere_are_noticed() {
     noticed(&edge(plan.child.len() as u16 + 1, libc::EIO), "edge to");
     noticed(&edge(with as u16 + 1, libc::EIO), "is empty");
     noticed(&edge(with as u16 + 2, 0), "no way leads here");
-    let inherit = changed(&plan, plan.child.len() - 2, |s| {
+    let close = find(&plan, |o| matches!(o, Op::CloseRange { .. }));
+    let inherit = changed(&plan, close, |s| {
         if let Op::CloseRange { first, .. } = &mut s.op {
             *first = 2;
         }

@@ -2,12 +2,15 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::types::mount::Mount;
+use runtime::program::Program;
+use runtime::reap::End;
 use runtime::{Error, Kind, Result};
-use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 use super::Place;
 
@@ -21,32 +24,28 @@ pub fn helper(kind: &str) -> Option<(&'static str, &str)> {
 /// Runs `mount.fuse SOURCE TARGET -o OPTION … -t TYPE` and waits for it. The server it leaves behind becomes our child.
 pub fn mount(program: &str, kind: &str, mount: &Mount, place: &Place, made: &mut Vec<PathBuf>) -> Result<()> {
     let before = mount_id(place)?;
-    let mut command = Command::new(program);
-    command.arg(&mount.source).arg(&place.path);
-    for option in &mount.options {
-        command.arg("-o").arg(option);
-    }
-    command.arg("-t").arg(kind).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let result = command.spawn().and_then(std::process::Child::wait_with_output);
+    let target = place.path.as_os_str().to_owned();
+    let mut words: Vec<OsString> = vec![program.into(), mount.source.clone().into(), target];
+    words.extend(mount.options.iter().flat_map(|option| ["-o".into(), option.into()]));
+    words.extend(["-t".into(), kind.into()]);
+    let env: Vec<OsString> = std::env::vars_os().map(|(name, value)| [name, value].join(OsStr::new("="))).collect();
+    let failed = |reason: String| {
+        Error::new(Kind::Kernel, "mount", format!("{program} {} at {}", mount.source, place.path.display()), reason)
+    };
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::sys("open", "/dev/null", e))?;
+    let helper = Program::start(program, &words, &env, Path::new("."), null.as_fd());
+    let helper = helper.map_err(|e| failed(e.to_string()))?;
+    let end = helper.wait(None);
     if mount_id(place)? != before {
         made.push(place.path.clone());
     }
-    let failed = |reason: String| {
-        Err(Error::new(
-            Kind::Kernel,
-            "mount",
-            format!("{program} {} at {}", mount.source, place.path.display()),
-            reason,
-        ))
-    };
-    match result {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => failed(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())),
-        // The shim's sweep of orphans took the status. The helper has ended, so the mount is there or never will be.
-        Err(e) if e.raw_os_error() == Some(libc::ECHILD) && !made.is_empty() && made.last() == Some(&place.path) => {
-            Ok(())
+    match end? {
+        Some(End::Exited(0)) => Ok(()),
+        end => {
+            let end = end.map(|end| end.to_string()).unwrap_or_default();
+            Err(failed(format!("{end}: {}", helper.last_words().unwrap_or_default())))
         }
-        Err(e) => failed(e.to_string()),
     }
 }
 

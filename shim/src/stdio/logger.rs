@@ -99,8 +99,8 @@ fn spawn(path: &str, argv: &[String], env: &[String], fds: &[(BorrowedFd<'_>, i3
     let (argv, env) = (words(argv).map_err(nul)?, words(env).map_err(nul)?);
     let program = CString::new(path).map_err(nul)?;
     reap::born(|| {
-        let pid = sys::spawn(&program, &argv, &env, &placed)?;
-        // The lock of `born` keeps the sweep off, so the number is still the child's even if it has died already.
+        let pid = sys::spawn(&program, &argv, &env, None, &placed)?;
+        // `born` keeps the sweep off, so the number is still the child's even if it has died already.
         let target = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
         Ok((pid, pidfd_open(target, PidfdFlags::empty())?))
     })

@@ -109,7 +109,7 @@ impl Bed {
         let env = [word(&format!("TTRPC_ADDRESS={}", address.display())), word("PATH=/usr/sbin:/usr/bin:/sbin:/bin")];
         // As `start` hands it over: the listener is standard input.
         let fds = [(listener.as_fd(), 0), (log.as_fd(), 2)];
-        let shim = reap::born(|| sys::spawn(&binary, &argv, &env, &fds).map(|pid| (pid, pid))).unwrap();
+        let shim = reap::born(|| sys::spawn(&binary, &argv, &env, None, &fds).map(|pid| (pid, pid))).unwrap();
         let pidfd = pidfd_open(Pid::from_raw(shim.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
         let client = Client::connect(&format!("unix://{}", socket.display())).await.unwrap();
         let task = TaskClient::new(client.clone());

@@ -13,6 +13,7 @@ pub fn slots(op: &Op) -> (Vec<Slot>, Option<Slot>) {
         Op::Open { dir, into, .. } | Op::OpenTree { dir, into, .. } | Op::OpenTreeAttr { dir, into, .. } => {
             (at(dir), Some(into))
         }
+        Op::OpenMade { root, like, into, .. } => (std::iter::once(root).chain(like).collect(), Some(into)),
         Op::Close { slot }
         | Op::Leave { slot }
         | Op::Write { slot, .. }
@@ -22,6 +23,8 @@ pub fn slots(op: &Op) -> (Vec<Slot>, Option<Slot>) {
         | Op::Dup { slot, .. }
         | Op::Fchdir { slot }
         | Op::Setns { slot, .. }
+        | Op::SetnsAgain { slot, .. }
+        | Op::CheckForeign { slot, .. }
         | Op::ChildrenPid { slot }
         | Op::ControllingTty { slot } => (vec![slot], None),
         Op::Mkdir { dir, .. }
@@ -29,7 +32,7 @@ pub fn slots(op: &Op) -> (Vec<Slot>, Option<Slot>) {
         | Op::Symlink { dir, .. }
         | Op::Unlink { dir, .. }
         | Op::Chown { dir, .. } => (vec![dir], None),
-        Op::CloseRange { keep, .. } => (vec![keep], None),
+        Op::CloseRange { keep, .. } => (keep.to_vec(), None),
         Op::Fsopen { into, .. } | Op::MapNamespace { into, .. } => (vec![], Some(into)),
         Op::FsString { fs, .. } | Op::FsFlag { fs, .. } | Op::FsCreate { fs } => (vec![fs], None),
         Op::FsModeOf { fs, of } => (vec![fs, of], None),
@@ -128,8 +131,10 @@ fn ways(plan: &Plan, section: Section, start: Slots) -> Result<Slots, String> {
         }
         let mut done = failed.clone();
         fills.iter().for_each(|s| done.put(*s, true));
-        if let Op::Close { slot } | Op::Leave { slot } = step.op {
-            done.put(slot, false);
+        match step.op {
+            Op::Close { slot } | Op::Leave { slot } => done.put(slot, false),
+            Op::CloseRange { keep, .. } => done = Slots::of(plan.slots.len(), keep),
+            _ => {}
         }
         let ends = matches!(step.op, Op::Exec { .. });
         let next = step.on.after(0).map_or(i + 1, usize::from);

@@ -13,7 +13,7 @@ pub(super) fn root(plan: &Plan) -> Option<String> {
         return Some("mounts of the child show on the host".into());
     }
     let mask = all(plan, |o| matches!(o, Op::Umask { mask: 0 }));
-    let made = all(plan, |o| matches!(o, Op::Mkdir { .. } | Op::Mknod { .. }));
+    let made = all(plan, |o| matches!(o, Op::Mkdir { .. } | Op::Mknod { .. } | Op::OpenMade { .. }));
     if made.first().is_some_and(|m| mask.first().is_none_or(|u| u > m)) {
         return Some("the caller's umask cuts modes".into());
     }
@@ -148,9 +148,10 @@ fn is_entered(plan: &Plan, i: usize, name: &str) -> bool {
     let fills = |s: &&Step| super::flow::slots(&s.op).1 == Some(slot);
     if name == "." {
         let opened = before[..at].iter().rfind(fills);
-        let in_root = opened.is_some_and(
-            |s| matches!(s.op, Op::Open { dir: Dir::At(_), resolve, .. } if resolve & resolve::IN_ROOT != 0),
-        );
+        let in_root = opened.is_some_and(|s| match s.op {
+            Op::Open { dir: Dir::At(_), resolve, .. } => resolve & resolve::IN_ROOT != 0,
+            ref other => matches!(other, Op::OpenMade { .. }),
+        });
         return at + 1 == i && in_root;
     }
     let stays = before[at].on == Edges::default() && !before[at..].iter().any(|s| fills(&s));

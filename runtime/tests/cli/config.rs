@@ -1,0 +1,303 @@
+//! What single lines of config.json ask for, where runtimes have been found to differ.
+
+use std::fs::{self, File};
+use std::io::{IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Stdio;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, until};
+use crate::terminal::{read_all, receive};
+
+fn add(spec: &mut Value, mounts: &[Value]) {
+    spec["mounts"].as_array_mut().unwrap().extend(mounts.iter().cloned());
+}
+
+fn bind(from: &Path, to: &str) -> Value {
+    json!({"destination": to, "type": "bind", "source": from, "options": ["rbind"]})
+}
+
+/// A time zone that is not installed, a resolv.conf of a service that does not run: the links of an image lead nowhere.
+pub fn destinations_behind_links_that_dangle(b: &Bench) {
+    let (root, outside) = (b.bundle().join("rootfs"), b.path("outside"));
+    let up = "../../../../../../../../../../..";
+    for (link, target) in [
+        ("etc/localtime", "/usr/share/zoneinfo/UTC".into()),
+        ("etc/resolv.conf", "../run/systemd/resolve/stub".into()),
+        ("data", "chain".into()),
+        ("chain", "/nowhere/deep/".into()),
+        ("etc/out", format!("{up}{}", outside.display())),
+    ] {
+        symlink::<String, _>(target, root.join(link)).unwrap();
+    }
+    let file = b.path("file");
+    fs::write(&file, "bound\n").unwrap();
+    let directory = b.path("directory");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("in"), "directory\n").unwrap();
+    let script = "cat /etc/localtime /run/systemd/resolve/stub /data/sub/in /nowhere/deep/sub/in /etc/out";
+    b.spec(&["sh", "-c", script], |s| {
+        add(s, &[bind(&file, "/etc/localtime"), bind(&file, "/etc/resolv.conf"), bind(&directory, "/data/sub")]);
+        add(s, &[bind(&file, "/etc/out")]);
+    });
+    assert_eq!(b.fine(&["run", &b.id("x")]), "bound\nbound\ndirectory\ndirectory\nbound\n");
+    assert!(!outside.exists(), "made outside of the root");
+    symlink("loop", root.join("loop")).unwrap();
+    b.spec(&["true"], |s| add(s, &[bind(&file, "/loop")]));
+    let said = b.say(&["run", &b.id("x")]);
+    assert!(said.code != 0 && said.err.contains("too many levels of symbolic links"), "{}", said.err);
+}
+
+/// The second of two file systems is on top of the first, whatever it was called.
+pub fn mounts_below_what_a_link_leads_to(b: &Bench) {
+    let root = b.bundle().join("rootfs");
+    fs::create_dir(root.join("run")).unwrap();
+    fs::create_dir(root.join("var")).unwrap();
+    symlink("/run", root.join("var/run")).unwrap();
+    let directory = b.path("directory");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("in"), "directory\n").unwrap();
+    let tmpfs = |to: &str| json!({"destination": to, "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]});
+    b.spec(&["cat", "/run/y/in"], |s| add(s, &[tmpfs("/run"), tmpfs("/var/run"), bind(&directory, "/run/y")]));
+    assert_eq!(b.fine(&["run", &b.id("x")]), "directory\n");
+}
+
+/// More than fsconfig(2) takes as one value.
+pub fn long_options_of_file_systems(b: &Bench) {
+    let lower: Vec<String> =
+        (0..3).map(|n| format!("{}/{}", b.path("lower").display(), n.to_string().repeat(100))).collect();
+    for (n, dir) in lower.iter().enumerate() {
+        fs::create_dir_all(dir).unwrap();
+        fs::write(Path::new(dir).join(n.to_string()), format!("{n}\n")).unwrap();
+    }
+    let option = format!("lowerdir={}", lower.join(":"));
+    assert!(option.len() > 300);
+    b.spec(&["sh", "-c", "cat /o/0 /o/1 /o/2"], |s| {
+        add(s, &[json!({"destination": "/o", "type": "overlay", "source": "overlay", "options": [option, "ro"]})]);
+    });
+    assert_eq!(b.fine(&["run", &b.id("x")]), "0\n1\n2\n");
+}
+
+/// Nothing that a mask covers is reached by a descriptor that the runtime has open.
+pub fn directories_below_masks(b: &Bench) {
+    let root = b.bundle().join("rootfs");
+    fs::create_dir_all(root.join("secret/below")).unwrap();
+    for dir in ["secret", "secret/below"] {
+        fs::write(root.join(dir).join("word"), "secret\n").unwrap();
+    }
+    fs::create_dir(root.join("fixed")).unwrap();
+    for fd in 3..90 {
+        b.spec(&["sh", "-c", "cat word below/word; echo x >here"], |s| {
+            s["process"]["cwd"] = json!(format!("/proc/self/fd/{fd}"));
+            s["linux"]["maskedPaths"] = json!(["/secret", "/proc/acpi"]);
+            s["linux"]["readonlyPaths"] = json!(["/fixed"]);
+        });
+        let said = b.say(&["run", &b.id("x")]);
+        assert!(!said.out.contains("secret"), "descriptor {fd}: {}", said.out);
+    }
+    assert!(!root.join("fixed/here").exists());
+}
+
+/// A user namespace that somebody else has made: `hostUsers: false` of Kubernetes.
+fn joined(b: &Bench, id: &str) -> Value {
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    b.spec(&["sleep", "1000"], |s| {
+        s["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        (s["linux"]["uidMappings"], s["linux"]["gidMappings"]) = (map.clone(), map);
+    });
+    b.detached(&["run", "-d", id]);
+    json!({"type": "user", "path": format!("/proc/{}/ns/user", b.state(id)["pid"])})
+}
+
+pub fn terminal_in_a_joined_user_namespace(b: &Bench) {
+    let (id, other) = (b.id("x"), b.id("y"));
+    let user = joined(b, &other);
+    let path = b.path("console.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    b.spec(&["sh", "-c", "tty; cat /proc/1/stat"], |s| {
+        s["process"]["terminal"] = json!(true);
+        s["linux"]["namespaces"].as_array_mut().unwrap().push(user);
+    });
+    b.detached(&["create", "--console-socket", path.to_str().unwrap(), &id]);
+    let (_, master) = receive(&listener.accept().unwrap().0);
+    let reader = std::thread::spawn(move || read_all(master));
+    b.fine(&["start", &id]);
+    let text = reader.join().unwrap();
+    let (tty, stat) = text.split_once('\n').unwrap();
+    assert!(tty.starts_with("/dev/"), "{text}");
+    // pid, state, parent, process group, session.
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    assert_eq!(fields[2..4], ["1", "1"], "{text}");
+    b.wait_for(&id, "stopped");
+    [&id, &other].iter().for_each(|id| drop(b.fine(&["delete", "-f", id])));
+}
+
+/// What belongs to the host is joined with its rights, before the user namespace.
+pub fn network_of_the_host_beside_a_joined_user_namespace(b: &Bench) {
+    let other = b.id("y");
+    let user = joined(b, &other);
+    let own = format!("/proc/{}/ns/net", std::process::id());
+    b.spec(&["sh", "-c", "busybox readlink /proc/self/ns/net"], |s| {
+        s["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "network");
+        let network = json!({"type": "network", "path": own});
+        s["linux"]["namespaces"].as_array_mut().unwrap().extend([user, network]);
+    });
+    let said = b.fine(&["run", &b.id("x")]);
+    assert_eq!(said.trim(), fs::read_link(&own).unwrap().to_str().unwrap());
+    b.fine(&["delete", "-f", &other]);
+}
+
+/// Named by a path or not at all, it is the host's.
+pub fn sysctls_are_not_for_the_network_of_the_host(b: &Bench) {
+    const FILE: &str = "/proc/sys/net/ipv4/conf/lo/log_martians";
+    let before = fs::read_to_string(FILE).unwrap();
+    let other = if before.trim() == "0" { "1" } else { "0" };
+    for path in [None, Some(format!("/proc/{}/ns/net", std::process::id()))] {
+        b.spec(&["true"], |s| {
+            let namespaces = s["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|n| n["type"] != "network");
+            namespaces.extend(path.map(|path| json!({"type": "network", "path": path})));
+            s["linux"]["sysctl"] = json!({"net.ipv4.conf.lo.log_martians": other});
+        });
+        b.fails(&["run", &b.id("x")], "sysctl \"net.ipv4.conf.lo.log_martians\" not allowed in host network namespace");
+        assert_eq!(fs::read_to_string(FILE).unwrap(), before);
+    }
+}
+
+/// Whoever calls, hooks make files that are not everybody's, and find their bundle where they are.
+pub fn surroundings_of_hooks(b: &Bench) {
+    let said = b.path("said");
+    let hook = |script: String| json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    b.spec(&["true"], |s| {
+        s["hooks"] = json!({
+            "createRuntime": hook(format!("pwd >>{0}; umask >>{0}", said.display())),
+            "createContainer": hook(format!("umask >>{}", said.display())),
+            "poststop": hook(format!("umask >>{}", said.display())),
+        });
+    });
+    let mut command = b.command(&["run", "--bundle", b.bundle().to_str().unwrap(), &b.id("x")]);
+    assert!(command.current_dir("/").status().unwrap().success());
+    let text = fs::read_to_string(&said).unwrap();
+    assert_eq!(text, format!("{}\n0022\n0022\n0022\n", b.bundle().display()));
+}
+
+/// It is handed over by the create, whose end nobody waits for.
+pub fn listener_of_a_create(b: &Bench) {
+    let (id, agent) = (b.id("x"), b.path("agent"));
+    let listener = UnixListener::bind(&agent).unwrap();
+    b.spec(&["true"], |s| {
+        s["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": agent,
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}],
+        });
+    });
+    listener.set_nonblocking(true).unwrap();
+    let hearing = std::thread::spawn(move || {
+        until("the listener comes", || {
+            let mut fds = [PollFd::new(&listener, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1)
+        });
+        let mut text = vec![0; 64 << 10];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let (peer, _) = listener.accept().unwrap();
+        recvmsg(&peer, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+        control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        })
+    });
+    let err = File::create(b.path("detached.err")).unwrap();
+    let created = b.command(&["create", &id]).stdout(Stdio::null()).stderr(err).spawn();
+    let listener = hearing.join().unwrap().expect("no descriptor came");
+    assert!(created.unwrap().wait().unwrap().success());
+    let link = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&listener))).unwrap();
+    assert_eq!(link.to_str(), Some("anon_inode:seccomp notify"));
+    b.fine(&["start", &id]);
+    b.wait_for(&id, "stopped");
+    b.fine(&["delete", &id]);
+}
+
+/// "Any updates to config.json after this step MUST NOT affect the container": runtime-spec, runtime.md.
+pub fn changes_after_the_create(b: &Bench) {
+    let (id, said) = (b.id("x"), b.path("said"));
+    let spec = |word: &str| {
+        b.spec(&["sleep", "1000"], |s| {
+            s["process"]["env"] = json!(["PATH=/bin", format!("WORD={word}")]);
+            s["annotations"] = json!({"word": word});
+            let args = ["sh".into(), "-c".into(), format!("echo {word} >>{}", said.display())];
+            s["hooks"] = json!({"poststart": [{"path": "/bin/sh", "args": args}], "poststop": [{"path": "/bin/sh", "args": args}]});
+        });
+    };
+    spec("first");
+    b.detached(&["create", &id]);
+    spec("second");
+    b.fine(&["start", &id]);
+    assert_eq!(b.fine(&["exec", &id, "sh", "-c", "echo $WORD"]), "first\n");
+    assert_eq!(b.state(&id)["annotations"]["word"], "first");
+    fs::remove_file(b.bundle().join("config.json")).unwrap();
+    assert_eq!(b.fine(&["exec", &id, "sh", "-c", "echo $WORD"]), "first\n");
+    b.fine(&["delete", "-f", &id]);
+    assert_eq!(fs::read_to_string(&said).unwrap(), "first\nfirst\n");
+}
+
+/// A file that says nothing of it means the container's.
+pub fn oom_score_of_an_exec(b: &Bench) {
+    let id = b.id("x");
+    b.spec(&["sleep", "1000"], |s| s["process"]["oomScoreAdj"] = json!(77));
+    b.detached(&["run", "-d", &id]);
+    let file = b.path("process.json");
+    let process = json!({"args": ["cat", "/proc/self/oom_score_adj"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
+    fs::write(&file, process.to_string()).unwrap();
+    assert_eq!(b.fine(&["exec", "--process", file.to_str().unwrap(), &id]), "77\n");
+}
+
+pub fn cpus_of_an_exec(b: &Bench) {
+    let id = b.id("x");
+    b.sleeper(&id);
+    let file = b.path("process.json");
+    for (affinity, cpus) in [
+        (json!({"initial": "0"}), "0"),
+        (json!({"initial": "1"}), "1"),
+        (json!({"initial": "0", "final": "1"}), "1"),
+        (json!({"final": "0"}), "0"),
+    ] {
+        let process = json!({
+            "args": ["grep", "Cpus_allowed_list", "/proc/self/status"], "cwd": "/", "env": ["PATH=/bin"],
+            "user": {"uid": 0, "gid": 0}, "execCPUAffinity": affinity
+        });
+        fs::write(&file, process.to_string()).unwrap();
+        let said = b.fine(&["exec", "--process", file.to_str().unwrap(), &id]);
+        assert_eq!(said, format!("Cpus_allowed_list:\t{cpus}\n"), "{affinity}");
+    }
+}
+
+/// To open a device is to do something, and no rules for devices are in force yet: only a file is opened for its words.
+pub fn passwd_that_is_no_file(b: &Bench) {
+    let path = b.bundle().join("rootfs/etc/passwd");
+    mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
+    b.spec(&["env"], |_| {});
+    let writer = {
+        let path = path.clone();
+        std::thread::spawn(move || drop(File::options().write(true).open(path).unwrap()))
+    };
+    let waits = || {
+        fs::read_dir("/proc/self/task").unwrap().flatten().any(|task| {
+            let mut text = String::new();
+            let read = File::open(task.path().join("wchan")).and_then(|mut file| file.read_to_string(&mut text));
+            read.is_ok() && text.contains("wait_for_partner")
+        })
+    };
+    until("the writer waits", waits);
+    assert!(b.fine(&["run", &b.id("x")]).lines().any(|line| line == "HOME=/"));
+    assert!(!writer.is_finished(), "it was opened");
+    let _reader = rustix::fs::open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    writer.join().unwrap();
+}
