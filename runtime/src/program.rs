@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, open};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -43,12 +43,13 @@ impl Program {
         let text = |s: &OsStr| CString::new(s.as_bytes());
         let texts = |list: &[S]| list.iter().map(|s| text(s.as_ref())).collect::<std::result::Result<Vec<_>, _>>();
         let (path, argv, env) = (CString::new(path)?, texts(words)?, texts(env)?);
-        let dir = if dir.is_dir() { text(dir.as_os_str())? } else { c"/".to_owned() };
+        let open = |path: &Path| open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let dir = open(dir).or_else(|_| open(Path::new("/")))?;
         // A file and no pipe takes what it says: nobody has to read meanwhile, and a daemon that it leaves behind holds up nothing.
         let words = memory("words")?;
         let streams = [(stdin, 0), (words.as_fd(), 1), (words.as_fd(), 2)];
         reap::born(|| {
-            let pid = sys::spawn(&path, &argv, &env, Some(&dir), &streams)?;
+            let pid = sys::spawn(&path, &argv, &env, Some(dir.as_fd()), &streams)?;
             let id = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
             Ok((pid, (pid, pidfd_open(id, PidfdFlags::empty())?)))
         })

@@ -89,7 +89,7 @@ pub fn spawn(
     path: &CStr,
     argv: &[CString],
     env: &[CString],
-    dir: Option<&CStr>,
+    dir: Option<BorrowedFd<'_>>,
     fds: &[(BorrowedFd<'_>, i32)],
 ) -> Result<u32, Errno> {
     let pointers = |strings: &[CString]| -> Vec<*mut libc::c_char> {
@@ -117,7 +117,7 @@ pub fn spawn(
             error = error.max(libc::posix_spawn_file_actions_adddup2(&mut actions, fd.as_raw_fd(), *target));
         }
         if let Some(dir) = dir {
-            error = error.max(libc::posix_spawn_file_actions_addchdir_np(&mut actions, dir.as_ptr()));
+            error = error.max(libc::posix_spawn_file_actions_addfchdir_np(&mut actions, dir.as_raw_fd()));
         }
         if error == 0 {
             error = libc::posix_spawnp(&mut pid, path.as_ptr(), &actions, &attributes, argv.as_ptr(), env.as_ptr());
