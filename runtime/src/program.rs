@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -23,7 +24,8 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Program {
     pidfd: OwnedFd,
-    pid: u32,
+    /// 0 once it has been reaped: then the number may be another's.
+    pid: Cell<u32>,
     words: File,
 }
 
@@ -53,7 +55,7 @@ impl Program {
             let id = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
             Ok((pid, (pid, pidfd_open(id, PidfdFlags::empty())?)))
         })
-        .map(|(pid, pidfd)| Self { pidfd, pid, words })
+        .map(|(pid, pidfd)| Self { pidfd, pid: Cell::new(pid), words })
     }
 
     /// Waits for its end and reaps it; `None` when that takes longer than `limit`.
@@ -66,7 +68,13 @@ impl Program {
         loop {
             match poll(&mut fds, limit.as_ref()) {
                 Ok(0) => return Ok(None),
-                Ok(_) => return reap::ended(&self.pidfd),
+                Ok(_) => {
+                    return reap::ended(&self.pidfd).inspect(|end| {
+                        if end.is_some() {
+                            self.pid.set(0);
+                        }
+                    });
+                }
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(Error::sys("poll", "pidfd", errno)),
             }
@@ -99,7 +107,9 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        reap::forget(self.pid);
+        if self.pid.get() != 0 {
+            reap::forget(self.pid.get());
+        }
     }
 }
 
