@@ -1,7 +1,8 @@
 //! A process's three streams: fifos, files, loggers, consoles.
 //!
 //! Opening happens on a worker thread ([`open`]: paths belong to others and may hang), copying on the event loop
-//! ([`Wiring::run`]). Between the client's end and the process there is always a pipe of ours, so that a client may die
+//! ([`Wiring::run`]). Only the ends of stdin's fifo are opened on the loop, when the process is there: a client whose open(2)
+//! returns may write, hang up and call CloseIO at once, and asks once. Between the client's end and the process there is always a pipe of ours, so that a client may die
 //! and come back without the process getting EPIPE, and a full pipe stops the process and nobody else: nothing is dropped.
 #![forbid(unsafe_code)]
 
@@ -82,10 +83,8 @@ pub struct Wiring {
 }
 
 struct Stdin {
-    /// The client's fifo.
-    from: OwnedFd,
-    /// Our own writer of the same fifo: until CloseIO drops it the process sees no end of file.
-    keeper: OwnedFd,
+    /// A handle on the client's fifo, neither end of which is open yet.
+    fifo: OwnedFd,
     /// The process's pipe; none with a console.
     to: Option<OwnedFd>,
 }
@@ -154,13 +153,13 @@ pub fn open(paths: &Paths, owner: Owner, names: &Names) -> Result<Opened, String
         }
     }
     if !paths.stdin.is_empty() {
-        let (from, keeper) = fifo::both_ends(strip(&paths.stdin))?;
+        let fifo = fifo::fifo_handle(strip(&paths.stdin))?;
         let mut to = None;
         if !paths.terminal {
             let (read, write) = pipe(owner)?;
             (child.stdin, to) = (Some(read), Some(nonblocking(write)?));
         }
-        wiring.stdin = Some(Stdin { from, keeper, to });
+        wiring.stdin = Some(Stdin { fifo, to });
     }
     Ok(Opened { child, wiring })
 }

@@ -118,6 +118,10 @@ struct Seen {
     ended: watch::Receiver<Ended>,
 }
 
+fn no_process(who: &Who) -> Refusal {
+    Refusal::no_exec(who.as_deref().unwrap_or_default())
+}
+
 /// Where a container's owner can be reached.
 #[derive(Clone)]
 pub struct Task {
@@ -139,7 +143,7 @@ impl Task {
         if view.processes.is_empty() {
             return Err(Refusal::no_container());
         }
-        view.processes.get(who).cloned().ok_or_else(|| Refusal::no_exec(who.as_deref().unwrap_or_default()))
+        view.processes.get(who).cloned().ok_or_else(|| no_process(who))
     }
 
     /// What a process looks like now.
@@ -159,7 +163,7 @@ impl Task {
         match ended.wait_for(|e| *e != Ended::NotYet).await.map(|e| *e) {
             Ok(Ended::Exited(exit)) => Ok(exit),
             Ok(Ended::Never | Ended::NotYet) => Err(Refusal::not_created()),
-            Err(_) => Err(Refusal::no_exec(who.as_deref().unwrap_or_default())),
+            Err(_) => Err(no_process(who)),
         }
     }
 

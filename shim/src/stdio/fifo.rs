@@ -62,14 +62,15 @@ pub(super) fn is_fifo(path: &str) -> Result<bool, String> {
 
 /// Opens read end, then write end. Neither waits for anybody: a non-blocking reader never does, and with the reader
 /// there the writer has its partner (alone it would get ENXIO until a client comes).
-pub(super) fn both_ends(path: &str) -> Result<(OwnedFd, OwnedFd), String> {
-    let handle = fifo_handle(path)?;
-    let reader = open_at(&handle, OFlags::RDONLY).map_err(|e| failed("open", path, &e.into()))?;
-    let writer = open_at(&handle, OFlags::WRONLY).map_err(|e| failed("open", path, &e.into()))?;
-    Ok((reader, writer))
+pub(super) fn both_ends(fifo: &OwnedFd) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let reader = open_at(fifo, OFlags::RDONLY)?;
+    Ok((reader, open_at(fifo, OFlags::WRONLY)?))
 }
 
-fn fifo_handle(path: &str) -> Result<OwnedFd, String> {
+/// A handle on a fifo that opens neither end, so that nobody who waits for the other end goes on.
+///
+/// Errors: the path does not exist, cannot be looked at, or is something else.
+pub(super) fn fifo_handle(path: &str) -> Result<OwnedFd, String> {
     let handle = handle(path)?;
     if kind(&handle, path)? != FileType::Fifo {
         return Err(format!("{path:?} is not a fifo"));
@@ -79,19 +80,18 @@ fn fifo_handle(path: &str) -> Result<OwnedFd, String> {
 
 /// The write end, as soon as a client has the read end open: without one there is ENXIO (fifo(7)). None after [`COMING`].
 /// It stays open: a client whose open(2) has returned takes the absence of writers for the end.
-fn writer_for_client(path: &str) -> Result<Option<OwnedFd>, String> {
-    let handle = fifo_handle(path)?;
+fn writer_for_client(fifo: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
     let end = Instant::now() + COMING;
     let mut pause = Duration::from_millis(1);
     loop {
-        match open_at(&handle, OFlags::WRONLY) {
+        match open_at(fifo, OFlags::WRONLY) {
             Ok(writer) => return Ok(Some(writer)),
             Err(Errno::NXIO) if Instant::now() < end => {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
             Err(Errno::NXIO) => return Ok(None),
-            Err(error) => return Err(failed("open", path, &error.into())),
+            Err(error) => return Err(error),
         }
     }
 }
@@ -99,11 +99,12 @@ fn writer_for_client(path: &str) -> Result<Option<OwnedFd>, String> {
 impl Fifo {
     /// Opens both ends when the client has opened its own, or has let us wait too long. Blocking.
     pub(super) fn open(path: &str) -> Result<Self, String> {
-        let Some(writer) = writer_for_client(path)? else {
-            let (reader, writer) = both_ends(path)?;
-            return Ok(Self { reader, writer });
+        let fifo = fifo_handle(path)?;
+        let ends = || match writer_for_client(&fifo)? {
+            Some(writer) => Ok((open_at(&fifo, OFlags::RDONLY)?, writer)),
+            None => both_ends(&fifo),
         };
-        let reader = open_at(&fifo_handle(path)?, OFlags::RDONLY).map_err(|e| failed("open", path, &e.into()))?;
+        let (reader, writer) = ends().map_err(|e: Errno| failed("open", path, &e.into()))?;
         Ok(Self { reader, writer })
     }
 

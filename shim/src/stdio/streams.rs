@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::drain::{self, ToClient};
-use super::fifo::{Fifo, Target};
+use super::fifo::{self, Fifo, Target};
 use super::relay::{self, Source};
 use super::{Drain, Output, Stdin, Wiring};
 use crate::ready::{self, Fd};
@@ -26,6 +26,7 @@ const LOGGER_GRACE: Duration = Duration::from_secs(2);
 /// Dropping it stops everything at once; [`Streams::finish`] lets it end by itself first.
 #[derive(Default)]
 pub struct Streams {
+    /// Our own writer of stdin's fifo: until CloseIO drops it the process sees no end of file.
     keeper: Option<OwnedFd>,
     stdin: Option<JoinHandle<()>>,
     outputs: Vec<JoinHandle<()>>,
@@ -37,7 +38,7 @@ pub struct Streams {
 impl Wiring {
     /// Starts to copy. `console` is the process's pty master if it has a terminal. On the event loop.
     ///
-    /// Errors: the descriptors cannot be registered with the loop.
+    /// Errors: stdin's fifo cannot be opened, or the descriptors cannot be registered with the loop.
     pub fn run(self, console: Option<OwnedFd>) -> io::Result<Streams> {
         let mut streams = Streams::default();
         let console = match console {
@@ -60,7 +61,8 @@ impl Wiring {
             let running = run_output(output, console.clone(), bulk, Arc::clone(&hangup), &mut streams.drain)?;
             streams.outputs.push(running);
         }
-        if let Some(Stdin { from, keeper, to }) = self.stdin {
+        if let Some(Stdin { fifo, to }) = self.stdin {
+            let (from, keeper) = fifo::both_ends(&fifo)?;
             streams.keeper = Some(keeper);
             let from = ready::for_reading(from)?;
             // A client hangs up by closing its end, which ends the source.

@@ -427,6 +427,58 @@ fn what_cannot_be_opened_is_said() {
     assert!(refused("binary:///no/such/logger").contains("no such file or directory"));
     let v2 = refused("binary-v2:///bin/sh?-c=exec%205%3E%26-%3B%20sleep%2030");
     assert!(v2.ends_with("closed its ready pipe without a word"), "{v2}");
+    let stdin = |stdin: &str| {
+        let paths = Paths { stdin: stdin.into(), ..Paths::default() };
+        open(&paths, Owner::default(), &names()).err().unwrap()
+    };
+    assert_eq!(stdin(&missing), format!("open {missing:?}: no such file or directory"));
+    assert_eq!(stdin("/dev/null"), "\"/dev/null\" is not a fifo");
+}
+
+/// A client that can open stdin may be done with it at once, and its CloseIO has to find the process.
+#[test]
+fn stdin_cannot_be_opened_before_the_process_is_there() {
+    let dir = Dir::new();
+    let input = dir.fifo("in");
+    on_loop(async {
+        let opened = open_all(&input, "", "", false);
+        let client = || File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&input);
+        assert_eq!(client().unwrap_err().raw_os_error(), Some(libc::ENXIO));
+        let _streams = opened.wiring.run(None).unwrap();
+        client().unwrap();
+    });
+}
+
+/// While its open(2) waits for the other end, the kernel counts a client among the writers already.
+#[test]
+fn stdin_that_is_closed_at_once_ends_with_the_client_that_waited_for_it() {
+    let dir = Dir::new();
+    let input = dir.fifo("in");
+    let data = noise(4 << 20);
+    on_loop(async {
+        let opened = open_all(&input, "", "", false);
+        let (path, sent) = (input.clone(), data.clone());
+        let client = thread::spawn(move || File::options().write(true).open(path).unwrap().write_all(&sent).unwrap());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut streams = opened.wiring.run(None).unwrap();
+        streams.close_stdin();
+        let mut stdin = file(opened.child.stdin);
+        let got = join(move || {
+            let mut bytes = Vec::new();
+            stdin.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        assert!(got.await == data);
+        client.join().unwrap();
+
+        // And without any client at once.
+        let opened = open_all(&input, "", "", false);
+        let mut streams = opened.wiring.run(None).unwrap();
+        streams.close_stdin();
+        let mut stdin = file(opened.child.stdin);
+        let end = tokio::time::timeout(Duration::from_secs(5), join(move || stdin.read(&mut [0]).unwrap()));
+        assert_eq!(end.await.expect("it waits for a client"), 0);
+    });
 }
 
 #[test]

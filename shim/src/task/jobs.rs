@@ -148,6 +148,9 @@ impl Owner {
         })?;
         let Some(process) = self.processes.get_mut(&who) else { return Ok(()) };
         let drain = streams.take_drain();
+        if process.stdin_closed {
+            streams.close_stdin();
+        }
         process.pid = pid;
         process.streams = streams;
         process.pidfd = Some(Arc::clone(&pidfd));

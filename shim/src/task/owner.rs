@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::oom::Watch;
 use super::work::{self, Made};
-use super::{Answer, Create, Ended, Reply, Request, Seen, Shim, Task, View};
+use super::{Answer, Create, Ended, Reply, Request, Seen, Shim, Task, View, no_process};
 use crate::convert::{self, Told};
 use crate::ready::Fd;
 use crate::stdio::{Paths, Streams, Wiring};
@@ -55,6 +55,8 @@ pub(super) struct Process {
     pub(super) pid: u32,
     pub(super) pidfd: Option<Arc<Fd>>,
     pub(super) streams: Streams,
+    /// CloseIO came. It may come before there are streams, and a client asks once.
+    pub(super) stdin_closed: bool,
     pub(super) ended: watch::Sender<Ended>,
     /// Its exit has arrived here, announced or not.
     pub(super) dead: bool,
@@ -68,6 +70,7 @@ impl Process {
             pid: 0,
             pidfd: None,
             streams: Streams::default(),
+            stdin_closed: false,
             ended: watch::Sender::new(Ended::NotYet),
             dead: false,
         }
@@ -227,7 +230,10 @@ impl Owner {
                 let _ = reply.send(answer.map(|()| Reply::Done));
             }
             Request::CloseStdin(who) => {
-                let _ = reply.send(self.living(&who).map(|process| {
+                // Also while the container is being made: its client may have its end of file already.
+                let process = self.processes.get_mut(&who).ok_or_else(|| no_process(&who));
+                let _ = reply.send(process.map(|process| {
+                    process.stdin_closed = true;
                     process.streams.close_stdin();
                     Reply::Done
                 }));
@@ -239,7 +245,7 @@ impl Owner {
         if self.life.status(&None).is_none() {
             return Err(Refusal::no_container());
         }
-        self.processes.get_mut(who).ok_or_else(|| Refusal::no_exec(who.as_deref().unwrap_or_default()))
+        self.processes.get_mut(who).ok_or_else(|| no_process(who))
     }
 
     /// A request whose answer comes when its work is done.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -212,34 +212,45 @@ impl Bed {
         self.task.state(limit(), &request).await
     }
 
+    pub async fn close_stdin(&self, id: &str, exec: &str) -> ttrpc::Result<api::Empty> {
+        let mut request = api::CloseIORequest::new();
+        (request.id, request.exec_id, request.stdin) = (id.to_owned(), exec.to_owned(), true);
+        self.task.close_io(limit(), &request).await
+    }
+
     /// Registers an exec that runs a script; its stdout.
     pub async fn exec(&self, id: &str, exec: &str, script: &str) -> ttrpc::Result<Output> {
+        let mut request = self.exec_request(id, exec, script);
+        let (path, output) = self.fifo(&format!("{id}.{exec}.out"));
+        request.stdout = path;
+        self.task.exec(limit(), &request).await.map(|_| output)
+    }
+
+    /// The same without streams.
+    pub fn exec_request(&self, id: &str, exec: &str, script: &str) -> api::ExecProcessRequest {
         let mut request = api::ExecProcessRequest::new();
         (request.id, request.exec_id) = (id.to_owned(), exec.to_owned());
         let process = json!({ "user": { "uid": 0, "gid": 0 }, "cwd": "/", "args": ["/bin/sh", "-c", script], "env": ["PATH=/bin"] });
         let mut any = Any::new();
         any.value = process.to_string().into_bytes();
         request.spec = Some(any).into();
-        let (path, output) = self.fifo(&format!("{id}.{exec}.out"));
-        request.stdout = path;
-        self.task.exec(limit(), &request).await.map(|_| output)
+        request
     }
 
     /// A new fifo and a client that reads it to its end. Asked again for a name it makes another one: two readers of one
     /// fifo would share its bytes between them.
     pub fn fifo(&self, name: &str) -> (String, Output) {
-        let mode = rustix::fs::Mode::from_raw_mode(0o700);
-        let made =
-            |path: &PathBuf| rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).is_ok();
+        let made = |path: &PathBuf| make_fifo(path).is_ok();
         let tries = (0..).map(|n| if n == 0 { self.path(name) } else { self.path(&format!("{name}.{n}")) });
         let path = tries.take(100).find(made).unwrap();
-        let shown = path.display().to_string();
-        let read = std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            fs::File::open(path).unwrap().read_to_end(&mut bytes).unwrap();
-            bytes
-        });
-        (shown, read)
+        (path.display().to_string(), reader(path))
+    }
+
+    /// A new fifo that nobody opens.
+    pub fn bare_fifo(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        make_fifo(&path).unwrap();
+        path
     }
 
     /// What was heard of a container and its execs so far, the id cut off to its last part.
@@ -294,6 +305,30 @@ impl Drop for Bed {
             }
         }
     }
+}
+
+fn make_fifo(path: &Path) -> rustix::io::Result<()> {
+    let mode = rustix::fs::Mode::from_raw_mode(0o700);
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0)
+}
+
+/// A client that reads a fifo to its end.
+pub fn reader(path: PathBuf) -> Output {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        fs::File::open(path).unwrap().read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+/// A client that opens a fifo, writes to it and closes it; answers when that is done.
+pub fn writer(path: PathBuf, bytes: &'static [u8]) -> tokio::sync::oneshot::Receiver<()> {
+    let (done, written) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        fs::File::options().write(true).open(path).unwrap().write_all(bytes).unwrap();
+        let _ = done.send(());
+    });
+    written
 }
 
 pub async fn until(mut fulfilled: impl FnMut() -> bool, complaint: impl FnOnce() -> String) {

@@ -11,7 +11,7 @@ use containerd_shim_protos::api;
 use containerd_shim_protos::ttrpc::{Code, context};
 use serde_json::json;
 
-use bed::{Bed, code, is_mounted, limit, raw, until};
+use bed::{Bed, code, is_mounted, limit, raw, reader, until, writer};
 
 fn on_loop(test: impl Future<Output = ()>) {
     let all = async { tokio::time::timeout(Duration::from_secs(100), test).await.expect("the test hangs") };
@@ -336,9 +336,7 @@ fn stdin_through_and_back() {
         let id = bed.id("a");
         let mut request = bed.request(&id, "exec cat", |_| {});
         let (out, output) = bed.fifo("out");
-        let input = bed.path("in");
-        let mode = rustix::fs::Mode::from_raw_mode(0o700);
-        rustix::fs::mknodat(rustix::fs::CWD, &input, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let input = bed.bare_fifo("in");
         (request.stdin, request.stdout) = (input.display().to_string(), out);
         bed.task.create(limit(), &request).await.unwrap();
         bed.start(&id, "").await.unwrap();
@@ -348,10 +346,89 @@ fn stdin_through_and_back() {
             std::fs::File::options().write(true).open(input).unwrap().write_all(&sent).unwrap();
         });
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let close = api::CloseIORequest { id: id.clone(), stdin: true, ..Default::default() };
-        bed.task.close_io(limit(), &close).await.unwrap();
+        bed.close_stdin(&id, "").await.unwrap();
         assert_eq!(bed.wait(&id, "").await.unwrap(), 0);
         assert!(output.join().unwrap() == data);
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
+/// nerdctl's order: what it has read is written, its end closed, the task looked up by State, CloseIO called, each of it once.
+#[test]
+fn a_client_may_be_done_with_stdin_as_soon_as_it_can_be_opened() {
+    on_loop(async {
+        let Some(bed) = Bed::new("early").await else { return };
+        let id = bed.id("a");
+        let mut request = bed.request(&id, "exec cat", |spec| {
+            spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", "sleep 1"] }] });
+        });
+        let (out, output) = bed.fifo("out");
+        let input = bed.bare_fifo("in");
+        (request.stdin, request.stdout) = (input.display().to_string(), out);
+        let written = writer(input, b"hi");
+        let client = async {
+            written.await.unwrap();
+            bed.state(&id, "").await.unwrap();
+            bed.close_stdin(&id, "").await.unwrap();
+        };
+        let context = limit();
+        let (created, ()) = tokio::join!(bed.task.create(context, &request), client);
+        created.unwrap();
+        bed.start(&id, "").await.unwrap();
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 0);
+        assert_eq!(output.join().unwrap(), b"hi");
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
+/// A client that comes first is counted as a writer while its open(2) waits, and so is not cut off.
+#[test]
+fn stdin_that_is_closed_before_there_is_a_process_ends_with_its_client() {
+    on_loop(async {
+        let Some(bed) = Bed::new("closed").await else { return };
+        let id = bed.id("a");
+        let mut request = bed.request(&id, "cat; exec sleep 100", |spec| {
+            spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", "sleep 1"] }] });
+        });
+        let (out, output) = bed.fifo("out");
+        let input = bed.bare_fifo("in");
+        (request.stdin, request.stdout) = (input.display().to_string(), out);
+        let written = writer(input, b"hi");
+        let early = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            bed.close_stdin(&id, "").await.unwrap();
+        };
+        let (created, ()) = tokio::join!(bed.task.create(limit(), &request), early);
+        created.unwrap();
+        bed.start(&id, "").await.unwrap();
+        written.await.unwrap();
+
+        for (exec, text) in [("added", ""), ("starting", "hello")] {
+            let mut request = bed.exec_request(&id, exec, "cat; echo ended");
+            let (out, input) = (bed.bare_fifo(&format!("{exec}.out")), bed.bare_fifo(&format!("{exec}.in")));
+            (request.stdin, request.stdout) = (input.display().to_string(), out.display().to_string());
+            bed.task.exec(limit(), &request).await.unwrap();
+            let written = writer(input, text.as_bytes());
+            if exec == "added" {
+                bed.close_stdin(&id, exec).await.unwrap();
+            }
+            // It is not started before a client reads its output.
+            let client = async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                if exec == "starting" {
+                    bed.close_stdin(&id, exec).await.unwrap();
+                }
+                reader(out)
+            };
+            let (started, output) = tokio::join!(bed.start(&id, exec), client);
+            started.unwrap();
+            assert_eq!(bed.wait(&id, exec).await.unwrap(), 0);
+            assert_eq!(String::from_utf8(output.join().unwrap()).unwrap(), format!("{text}ended\n"));
+            written.await.unwrap();
+        }
+        bed.kill(&id, "", 9).await.unwrap();
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 137);
+        assert_eq!(output.join().unwrap(), b"hi");
         bed.delete(&id, "").await.unwrap();
     });
 }
