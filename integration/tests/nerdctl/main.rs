@@ -28,6 +28,7 @@ fn main() {
             push_and_pull,
             output_and_exit_codes,
             stdin_arrives_and_ends,
+            stdin_may_end_before_the_container_runs,
             terminal,
             logs_of_a_detached_container,
             logs_are_followed_to_the_end,

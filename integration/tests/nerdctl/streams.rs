@@ -27,6 +27,22 @@ pub fn stdin_arrives_and_ends(bed: &Bed) -> Outcome {
     })
 }
 
+/// With a network of its own, which nerdctl makes in a hook of Create.
+pub fn stdin_may_end_before_the_container_runs(bed: &Bed) -> Outcome {
+    nerdctl::with(bed, |n| {
+        let piped = |words: &[&str]| {
+            let mut client = n.start(words)?;
+            client.write(b"one\ntwo\n")?;
+            drop(client.take_stdin());
+            client.wait()?.ok()?.says("one\ntwo\n")
+        };
+        piped(&n.run_words(&["-i", "--rm", "--name", &n.name("piped")], &["cat"]))?;
+        let name = n.detached("exec", &[], "exec sleep 1000")?;
+        piped(&["exec", "-i", &name, "cat"])?;
+        Ok(())
+    })
+}
+
 pub fn terminal(bed: &Bed) -> Outcome {
     nerdctl::with(bed, |n| {
         let name = n.name("tty");
