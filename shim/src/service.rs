@@ -77,8 +77,11 @@ impl Service {
 #[async_trait]
 impl TaskApi for Service {
     async fn state(&self, _: &TtrpcContext, req: api::StateRequest) -> ttrpc::Result<api::StateResponse> {
-        let state = self.shim.task(&req.id).and_then(|task| task.state(&who(req.exec_id.clone())));
-        state.map(|state| convert::state(&req.id, &req.exec_id, state)).map_err(convert::status)
+        let task = self.shim.task(&req.id).map_err(convert::status)?;
+        // As with containerd's own shim: a client that asks before it calls CloseIO asks once.
+        task.made().await.map_err(convert::status)?;
+        let state = task.state(&who(req.exec_id.clone())).map_err(convert::status)?;
+        Ok(convert::state(&req.id, &req.exec_id, state))
     }
 
     async fn create(&self, _: &TtrpcContext, req: api::CreateTaskRequest) -> ttrpc::Result<api::CreateTaskResponse> {

@@ -2,7 +2,7 @@
 //!
 //! [`Task`] is the owner's address. What changes something is asked of the owner ([`Task::ask`]), who decides at once and
 //! lets others do what takes long; what only looks ([`Task::state`] and the like) reads the owner's last snapshot and
-//! never waits for it, so that a hook that hangs in Create hides nothing.
+//! never waits for it, so that a hook that hangs in Create hides nothing but its own container.
 #![forbid(unsafe_code)]
 
 mod jobs;
@@ -144,6 +144,12 @@ impl Task {
             return Err(Refusal::no_container());
         }
         view.processes.get(who).cloned().ok_or_else(|| no_process(who))
+    }
+
+    /// Waits until the container is made. NotFound when it could not be.
+    pub async fn made(&self) -> Result<(), Refusal> {
+        let mut view = self.view.clone();
+        view.wait_for(|view| view.container.is_some()).await.map(drop).map_err(|_| Refusal::no_container())
     }
 
     /// What a process looks like now.

@@ -197,7 +197,8 @@ fn a_create_that_hangs_hides_nothing_and_outlives_its_caller() {
         });
         let gone = bed.task.create(context::with_duration(Duration::from_millis(300)), &request).await;
         assert!(gone.is_err());
-        assert_eq!(code(bed.state(&slow, "").await.unwrap_err()).0, Code::NOT_FOUND);
+        let state = api::StateRequest { id: slow.clone(), ..Default::default() };
+        assert!(bed.task.state(context::with_duration(Duration::from_millis(300)), &state).await.is_err());
         assert_eq!(bed.state(&other, "").await.unwrap().status.value(), 1);
         bed.start(&other, "").await.unwrap();
         assert!(!bed.heard().contains(&"create slow".to_owned()));
@@ -378,6 +379,33 @@ fn a_client_may_be_done_with_stdin_as_soon_as_it_can_be_opened() {
         assert_eq!(bed.wait(&id, "").await.unwrap(), 0);
         assert_eq!(output.join().unwrap(), b"hi");
         bed.delete(&id, "").await.unwrap();
+    });
+}
+
+/// One that had nothing to write comes before it is made.
+#[test]
+fn state_waits_until_the_container_is_made_or_cannot_be() {
+    on_loop(async {
+        let Some(bed) = Bed::new("asked").await else { return };
+        for (name, script, made) in [("a", "sleep 0.5", true), ("b", "sleep 0.5; exit 1", false)] {
+            let id = bed.id(name);
+            let request = bed.request(&id, "exit 0", |spec| {
+                spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", script] }] });
+            });
+            let asked = async {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                bed.state(&id, "").await
+            };
+            let (created, state) = tokio::join!(bed.task.create(limit(), &request), asked);
+            assert_eq!(created.is_ok(), made, "{created:?}");
+            if made {
+                let state = state.unwrap();
+                assert_eq!((state.status.value(), state.pid), (1, created.unwrap().pid));
+                bed.delete(&id, "").await.unwrap();
+            } else {
+                assert_eq!(code(state.unwrap_err()).0, Code::NOT_FOUND);
+            }
+        }
     });
 }
 
