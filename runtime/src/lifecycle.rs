@@ -10,6 +10,7 @@ mod refusal;
 mod words;
 
 use std::collections::BTreeMap;
+use std::mem;
 
 pub use refusal::{Class, Refusal};
 pub use words::{Effect, Event, Exit, Input, Job, State, Status, Who};
@@ -41,6 +42,8 @@ pub struct Lifecycle {
     /// Delete came while Create was under way.
     doomed: bool,
     shares_pids: bool,
+    /// SIGKILL came while the group was being frozen or thawed.
+    thaw_due: bool,
     /// A kill of the whole group is under way and init's exit waits for it.
     killing: bool,
     /// Init's exit: held back in Starting, Pausing, Resuming and Stopping, known to all from Stopped on.
@@ -56,6 +59,7 @@ impl Lifecycle {
             state: State::Creating,
             doomed: false,
             shares_pids: false,
+            thaw_due: false,
             killing: false,
             exit: None,
             execs: BTreeMap::new(),
@@ -109,23 +113,23 @@ impl Lifecycle {
             (Input::Start, Created) => self.go(Starting, Job::Start),
             (Input::StartDone, Starting) => {
                 self.state = Running;
-                Ok(self.then_held_exit(vec![Effect::Publish(Event::Start)]))
+                Ok(self.then_what_was_held(vec![Effect::Publish(Event::Start)]))
             }
             // Init has died of it; its exit follows, or is held here already.
             (Input::StartFailed, Starting) => {
                 self.state = Created;
-                Ok(self.then_held_exit(Vec::new()))
+                Ok(self.then_what_was_held(Vec::new()))
             }
 
             (Input::Pause, Running) => self.go(Pausing, Job::Pause),
             (Input::PauseDone { ok }, Pausing) => {
                 self.state = if ok { Paused } else { Running };
-                Ok(self.then_held_exit(if ok { vec![Effect::Publish(Event::Paused)] } else { Vec::new() }))
+                Ok(self.then_what_was_held(if ok { vec![Effect::Publish(Event::Paused)] } else { Vec::new() }))
             }
             (Input::Resume, Paused) => self.go(Resuming, Job::Resume),
             (Input::ResumeDone { ok }, Resuming) => {
                 self.state = if ok { Running } else { Paused };
-                Ok(self.then_held_exit(if ok { vec![Effect::Publish(Event::Resumed)] } else { Vec::new() }))
+                Ok(self.then_what_was_held(if ok { vec![Effect::Publish(Event::Resumed)] } else { Vec::new() }))
             }
             (Input::Update, Created | Starting | Running | Pausing | Paused | Resuming) => {
                 Ok(vec![Effect::Run(Job::Update)])
@@ -184,7 +188,10 @@ impl Lifecycle {
             },
             (Input::StartExec(_), Stopping | Stopped | Deleting) => Err(Refusal::init_not_running(&self.id)),
 
-            (Input::Kill { who: None, signal }, Created | Starting | Running | Pausing | Resuming) => {
+            (Input::Kill { who: None, signal }, Created | Starting | Running) => Ok(self.signal_init(signal)),
+            // It may have come too late for a v1 group, and thaw and freeze would get in each other's way.
+            (Input::Kill { who: None, signal }, Pausing | Resuming) => {
+                self.thaw_due |= signal == SIGKILL;
                 Ok(self.signal_init(signal))
             }
             (Input::Kill { who: None, signal }, Paused) => {
@@ -271,10 +278,13 @@ impl Lifecycle {
         self.signal_init(SIGKILL)
     }
 
-    /// The work that held init's exit back is over.
-    fn then_held_exit(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
+    /// The work that held back init's exit, or the thaw that a SIGKILL needs, is over.
+    fn then_what_was_held(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
         if let Some(exit) = self.exit {
             effects.extend(self.init_is_gone(exit));
+        }
+        if mem::take(&mut self.thaw_due) && self.state == State::Paused {
+            effects.push(Effect::Run(Job::Thaw));
         }
         effects
     }

@@ -341,3 +341,35 @@ fn execs_have_a_state_table_too() {
     life.step(Input::DeleteExec(e())).unwrap();
     life.step(Input::ExecDeleted(e())).unwrap();
 }
+
+/// A frozen group of version 1 acts on SIGKILL when it is thawed, and not before.
+#[test]
+fn a_sigkill_while_the_group_is_frozen_or_thawed_leaves_it_thawed() {
+    let kill = |signal| Input::Kill { who: None, signal };
+    let thaws = |effects: &[Effect]| effects.iter().filter(|e| **e == Effect::Run(Job::Thaw)).count();
+    let mut life = in_state("running");
+    life.step(Input::Pause).unwrap();
+    assert_eq!(thaws(&life.step(kill(9)).unwrap()), 0, "not while it is being frozen");
+    assert_eq!(thaws(&life.step(Input::PauseDone { ok: true }).unwrap()), 1);
+
+    let mut life = in_state("paused");
+    life.step(Input::Resume).unwrap();
+    life.step(kill(9)).unwrap();
+    assert_eq!(thaws(&life.step(Input::ResumeDone { ok: false }).unwrap()), 1);
+
+    // A pause that fails has thawed it, and is not remembered for the next one.
+    let mut life = in_state("running");
+    life.step(Input::Pause).unwrap();
+    life.step(kill(9)).unwrap();
+    assert_eq!(thaws(&life.step(Input::PauseDone { ok: false }).unwrap()), 0);
+    life.step(Input::Pause).unwrap();
+    life.step(kill(15)).unwrap();
+    assert_eq!(thaws(&life.step(Input::PauseDone { ok: true }).unwrap()), 0);
+
+    // Once, also when its exit was held.
+    let mut life = in_state("running");
+    life.step(Input::Pause).unwrap();
+    life.step(kill(9)).unwrap();
+    life.step(Input::Exited(exit(137))).unwrap();
+    assert_eq!(thaws(&life.step(Input::PauseDone { ok: true }).unwrap()), 1);
+}
