@@ -9,7 +9,7 @@
 mod refusal;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 pub use refusal::{Class, Refusal};
@@ -49,6 +49,8 @@ pub struct Lifecycle {
     /// Init's exit: held back in Starting, Pausing, Resuming and Stopping, known to all from Stopped on.
     exit: Option<Exit>,
     execs: BTreeMap<String, Exec>,
+    /// Delete came while they were being started.
+    doomed_execs: BTreeSet<String>,
 }
 
 impl Lifecycle {
@@ -63,6 +65,7 @@ impl Lifecycle {
             killing: false,
             exit: None,
             execs: BTreeMap::new(),
+            doomed_execs: BTreeSet::new(),
         }
     }
 
@@ -88,6 +91,11 @@ impl Lifecycle {
             Exec::Stopped(_) | Exec::Deleting(_) => Status::Stopped,
         };
         Some(if matches!(container, Status::Paused | Status::Pausing) { container } else { exec })
+    }
+
+    /// Whether it is an exec whose start is under way: what is asked of the process meanwhile can be done when that is over.
+    pub fn is_starting(&self, who: &Who) -> bool {
+        who.as_ref().is_some_and(|id| self.execs.get(id) == Some(&Exec::Starting))
     }
 
     /// Takes one input. A refusal changes nothing; its text and class are what the client gets.
@@ -212,30 +220,41 @@ impl Lifecycle {
                 Exec::Stopped(_) | Exec::Deleting(_) => Err(Refusal::finished()),
             },
             (Input::DeleteExec(id), seen!()) => {
-                let exec = self.exec(&id)?;
-                let exit = match *exec {
+                let exec = *self.exec(&id)?;
+                let exit = match exec {
                     Exec::Added | Exec::Failed => None,
                     Exec::Stopped(exit) => Some(exit),
-                    Exec::Starting | Exec::Running => return Err(Verb::Delete.refusal("running")),
-                    Exec::Deleting(_) => return Ok(Vec::new()),
+                    // As with Delete while Create is under way. A client whose Start took too long deletes without having
+                    // been told a pid, and kills nothing.
+                    Exec::Starting => {
+                        self.doomed_execs.insert(id);
+                        return Ok(Vec::new());
+                    }
+                    Exec::Running if !self.doomed_execs.contains(&id) => return Err(Verb::Delete.refusal("running")),
+                    Exec::Running | Exec::Deleting(_) => return Ok(Vec::new()),
                 };
-                *exec = Exec::Deleting(exit);
-                Ok(vec![Effect::Run(Job::DeleteExec(id))])
+                Ok(vec![self.delete_exec(id, exit)])
             }
             (Input::ExecStarted(id), seen!()) => {
                 self.execs.insert(id.clone(), Exec::Running);
-                Ok(vec![Effect::Publish(Event::ExecStarted(id))])
+                let mut effects = vec![Effect::Publish(Event::ExecStarted(id.clone()))];
+                if self.doomed_execs.contains(&id) {
+                    effects.push(Effect::Signal(Some(id), SIGKILL));
+                }
+                Ok(effects)
             }
             (Input::ExecFailed(id), seen!()) => {
                 self.execs.insert(id.clone(), Exec::Failed);
-                let mut effects = vec![Effect::Release(Some(id), None)];
+                let mut effects = vec![Effect::Release(Some(id.clone()), None)];
+                effects.extend(self.delete_if_doomed(id, None));
                 effects.extend(self.announce_if_last());
                 Ok(effects)
             }
             (Input::ExecExited(id, exit), seen!()) => {
                 self.execs.insert(id.clone(), Exec::Stopped(exit));
-                let mut effects =
-                    vec![Effect::Release(Some(id.clone()), Some(exit)), Effect::Publish(Event::Exit(Some(id), exit))];
+                let exited = Event::Exit(Some(id.clone()), exit);
+                let mut effects = vec![Effect::Release(Some(id.clone()), Some(exit)), Effect::Publish(exited)];
+                effects.extend(self.delete_if_doomed(id, Some(exit)));
                 effects.extend(self.announce_if_last());
                 Ok(effects)
             }
@@ -262,6 +281,15 @@ impl Lifecycle {
 
     fn exec(&mut self, id: &str) -> Result<&mut Exec, Refusal> {
         self.execs.get_mut(id).ok_or_else(|| Refusal::no_exec(id))
+    }
+
+    fn delete_exec(&mut self, id: String, exit: Option<Exit>) -> Effect {
+        self.execs.insert(id.clone(), Exec::Deleting(exit));
+        Effect::Run(Job::DeleteExec(id))
+    }
+
+    fn delete_if_doomed(&mut self, id: String, exit: Option<Exit>) -> Option<Effect> {
+        self.doomed_execs.remove(&id).then(|| self.delete_exec(id, exit))
     }
 
     /// A signal for init. SIGKILL means the whole container: where the kernel does not see to that, we do.

@@ -325,10 +325,14 @@ fn execs_have_a_state_table_too() {
     assert_eq!(text(life.step(Input::Exec(e()))).unwrap_err(), (Class::AlreadyExists, "id e: already exists".into()));
     assert_eq!(text(life.step(kill())).unwrap_err().0, Class::FailedPrecondition);
     life.step(Input::StartExec(e())).unwrap();
-    assert_eq!(text(life.step(Input::DeleteExec(e()))).unwrap_err().1, "cannot delete a running process");
+    assert!(life.is_starting(&Some(e())) && !life.is_starting(&None));
+    assert_eq!(text(life.step(kill())).unwrap_err().0, Class::FailedPrecondition);
     life.step(Input::ExecFailed(e())).unwrap();
+    assert!(!life.is_starting(&Some(e())));
     life.step(Input::StartExec(e())).unwrap();
     life.step(Input::ExecStarted(e())).unwrap();
+    assert!(!life.is_starting(&Some(e())));
+    assert_eq!(text(life.step(Input::DeleteExec(e()))).unwrap_err().1, "cannot delete a running process");
     assert_eq!(text(life.step(Input::StartExec(e()))).unwrap_err().1, "cannot start a running process");
     life.step(kill()).unwrap();
     life.step(Input::Exited(exit(137))).unwrap();
@@ -372,4 +376,44 @@ fn a_sigkill_while_the_group_is_frozen_or_thawed_leaves_it_thawed() {
     life.step(kill(9)).unwrap();
     life.step(Input::Exited(exit(137))).unwrap();
     assert_eq!(thaws(&life.step(Input::PauseDone { ok: true }).unwrap()), 1);
+}
+
+#[test]
+fn an_exec_that_is_deleted_while_it_is_being_started_is_killed_and_deleted() {
+    let e = || "e".to_owned();
+    let starting = || {
+        let mut life = in_state("running");
+        for input in [Input::Exec(e()), Input::StartExec(e())] {
+            life.step(input).unwrap();
+        }
+        assert_eq!(life.step(Input::DeleteExec(e())).unwrap(), []);
+        assert_eq!(life.step(Input::DeleteExec(e())).unwrap(), [], "the second joins the first");
+        life
+    };
+    let delete = || Effect::Run(Job::DeleteExec(e()));
+
+    let mut life = starting();
+    let kill = [Effect::Publish(Event::ExecStarted(e())), Effect::Signal(Some(e()), 9)];
+    assert_eq!(life.step(Input::ExecStarted(e())).unwrap(), kill);
+    assert_eq!(life.step(Input::DeleteExec(e())).unwrap(), []);
+    let ended = life.step(Input::ExecExited(e(), exit(137))).unwrap();
+    let gone = [Effect::Release(Some(e()), Some(exit(137))), Effect::Publish(Event::Exit(Some(e()), exit(137)))];
+    assert_eq!(ended, [&gone[..], &[delete()]].concat());
+    assert_eq!(life.step(Input::ExecDeleted(e())).unwrap(), [Effect::Forget(Some(e()))]);
+    // Its name is free, and no longer doomed.
+    life.step(Input::Exec(e())).unwrap();
+    life.step(Input::StartExec(e())).unwrap();
+    assert_eq!(life.step(Input::ExecStarted(e())).unwrap(), [Effect::Publish(Event::ExecStarted(e()))]);
+
+    let mut life = starting();
+    assert_eq!(life.step(Input::ExecFailed(e())).unwrap(), [Effect::Release(Some(e()), None), delete()]);
+    assert_eq!(life.step(Input::StartExec(e())).unwrap_err().text, "cannot start a deleted process");
+
+    // Init's exit does not overtake it.
+    let mut life = starting();
+    assert_eq!(life.step(Input::Exited(exit(0))).unwrap(), []);
+    let effects = life.step(Input::ExecFailed(e())).unwrap();
+    let last =
+        [delete(), Effect::StopOom, Effect::Release(None, Some(exit(0))), Effect::Publish(Event::Exit(None, exit(0)))];
+    assert_eq!(effects[1..], last);
 }

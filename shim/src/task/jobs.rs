@@ -131,12 +131,15 @@ impl Owner {
         let pid = child.pid;
         if let Err(error) = self.adopt(who.clone(), child, wiring) {
             runtime::reap::forget(pid);
-            self.feed(Input::ExecFailed(id));
-            let text = format!("OCI runtime exec failed: exec failed: {error}");
-            return self.answer(&Wanted::Start(who), Err(Refusal::unknown(text)));
+            return self.exec_failed(id, format!("OCI runtime exec failed: exec failed: {error}"));
         }
         self.feed(Input::ExecStarted(id));
         self.answer(&Wanted::Start(who), Ok(Reply::Pid(pid)));
+    }
+
+    pub(super) fn exec_failed(&mut self, id: String, text: String) {
+        self.feed(Input::ExecFailed(id.clone()));
+        self.answer(&Wanted::Start(Some(id)), Err(Refusal::unknown(text)));
     }
 
     /// Begins to copy a new process's streams and to wait for its exit. On an error it is killed.

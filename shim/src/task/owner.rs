@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -89,6 +90,8 @@ pub(super) struct Owner {
     pub(super) processes: BTreeMap<Who, Process>,
     pub(super) waiting: Vec<(Wanted, ReplyTo)>,
     pub(super) updates: VecDeque<(Box<Resources>, ReplyTo)>,
+    /// What was asked of execs whose start is under way.
+    held: Vec<(Request, ReplyTo)>,
     pub(super) oom: Option<Watch>,
     pub(super) inquest: Inquest,
     /// The runtime has let go of the container; only mounts are left to undo.
@@ -111,6 +114,7 @@ impl Owner {
             processes: BTreeMap::from([(None, Process::new(None, create.paths.clone()))]),
             waiting: vec![(Wanted::Create, reply)],
             updates: VecDeque::new(),
+            held: Vec::new(),
             oom: None,
             inquest: Inquest::default(),
             undone: Arc::default(),
@@ -149,10 +153,15 @@ impl Owner {
                 let failed = |text| Refusal::unknown(format!("OCI runtime start failed: {text}"));
                 self.answer(&Wanted::Start(None), result.map(|()| Reply::Pid(pid)).map_err(failed));
             }
-            Message::ExecStarted(id, Ok(made)) => self.exec_started(id, *made),
-            Message::ExecStarted(id, Err(text)) => {
-                self.feed(Input::ExecFailed(id.clone()));
-                self.answer(&Wanted::Start(Some(id)), Err(Refusal::unknown(text)));
+            Message::ExecStarted(id, result) => {
+                match result {
+                    Ok(made) => self.exec_started(id, *made),
+                    Err(text) => self.exec_failed(id, text),
+                }
+                // Those of others that are being started still are held again.
+                for (request, reply) in mem::take(&mut self.held) {
+                    self.asked(request, reply);
+                }
             }
             Message::Paused(result) => {
                 self.feed(Input::PauseDone { ok: result.is_ok() });
@@ -197,6 +206,10 @@ impl Owner {
 
     fn asked(&mut self, request: Request, reply: ReplyTo) {
         match request {
+            // As with containerd's own shim. A signal that came a moment too early would be lost.
+            Request::Kill { ref who, .. } | Request::Resize { ref who, .. } if self.life.is_starting(who) => {
+                self.held.push((request, reply));
+            }
             Request::Start(None) => self.demand(Input::Start, Wanted::Start(None), reply),
             Request::Start(Some(id)) => self.demand(Input::StartExec(id.clone()), Wanted::Start(Some(id)), reply),
             Request::Pause => self.demand(Input::Pause, Wanted::Pause, reply),

@@ -67,7 +67,7 @@ pub struct Bed {
     pub task: TaskClient,
     pub client: Client,
     pub shim: u32,
-    pidfd: std::os::fd::OwnedFd,
+    pub pidfd: std::os::fd::OwnedFd,
     heard: Heard,
     _server: Server,
     name: String,
@@ -216,6 +216,15 @@ impl Bed {
         let mut request = api::CloseIORequest::new();
         (request.id, request.exec_id, request.stdin) = (id.to_owned(), exec.to_owned(), true);
         self.task.close_io(limit(), &request).await
+    }
+
+    /// Registers an exec that runs a script, but not before its stdout is read.
+    pub async fn slow_exec(&self, id: &str, exec: &str, script: &str) -> PathBuf {
+        let mut request = self.exec_request(id, exec, script);
+        let path = self.bare_fifo(&format!("{id}.{exec}.out"));
+        request.stdout = path.display().to_string();
+        self.task.exec(limit(), &request).await.unwrap();
+        path
     }
 
     /// Registers an exec that runs a script; its stdout.

@@ -3,8 +3,10 @@
 mod bed;
 mod look;
 
+use std::future::Future;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use containerd_shim_protos::api;
@@ -458,5 +460,88 @@ fn stdin_that_is_closed_before_there_is_a_process_ends_with_its_client() {
         assert_eq!(bed.wait(&id, "").await.unwrap(), 137);
         assert_eq!(output.join().unwrap(), b"hi");
         bed.delete(&id, "").await.unwrap();
+    });
+}
+
+/// Starts an exec that waits for a reader of its stdout, who comes after something was asked; the answer to that.
+async fn while_it_starts<T>(bed: &Bed, id: &str, exec: &str, out: PathBuf, then: impl Future<Output = T>) -> T {
+    let asked = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        then.await
+    };
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let _output = reader(out);
+    };
+    let (started, answer, ()) = tokio::join!(bed.start(id, exec), asked, later);
+    assert_eq!(started.is_ok(), exec != "nothing", "{started:?}");
+    answer
+}
+
+#[test]
+fn what_is_asked_of_an_exec_that_is_being_started_is_done_when_it_runs() {
+    on_loop(async {
+        let Some(bed) = Bed::new("starting").await else { return };
+        let id = bed.id("a");
+        let _output = bed.create(&id, "exec sleep 100").await;
+        bed.start(&id, "").await.unwrap();
+
+        let out = bed.slow_exec(&id, "killed", "exec sleep 100").await;
+        while_it_starts(&bed, &id, "killed", out, bed.kill(&id, "killed", 15)).await.unwrap();
+        assert_eq!(bed.wait(&id, "killed").await.unwrap(), 143);
+
+        let mut request = bed.exec_request(&id, "sized", "until test \"$(stty size)\" = '33 77'; do sleep 0.1; done");
+        let out = bed.bare_fifo("sized.out");
+        (request.stdout, request.terminal) = (out.display().to_string(), true);
+        bed.task.exec(limit(), &request).await.unwrap();
+        let mut size = api::ResizePtyRequest { id: id.clone(), exec_id: "sized".into(), ..Default::default() };
+        (size.width, size.height) = (77, 33);
+        while_it_starts(&bed, &id, "sized", out, bed.task.resize_pty(limit(), &size)).await.unwrap();
+        assert_eq!(bed.wait(&id, "sized").await.unwrap(), 0);
+
+        // A client whose Start took too long knows no pid to kill.
+        let out = bed.slow_exec(&id, "deleted", "exec sleep 100").await;
+        let deleted = while_it_starts(&bed, &id, "deleted", out, bed.delete(&id, "deleted")).await.unwrap();
+        assert_eq!(deleted.exit_status, 137);
+        assert_eq!(code(bed.state(&id, "deleted").await.unwrap_err()).0, Code::NOT_FOUND);
+        let heard = bed.until_heard("exit deleted 137").await;
+        assert!(heard.contains(&"exec-started deleted".to_owned()), "{heard:?}");
+        let pids = bed.task.pids(limit(), &api::PidsRequest { id: id.clone(), ..Default::default() }).await.unwrap();
+        assert_eq!(pids.processes.len(), 1, "{pids:?}");
+
+        // One that cannot be started: nobody waits for ever.
+        for ask in ["kill", "delete"] {
+            let mut request = bed.exec_request(&id, "nothing", "");
+            let spec = json!({ "user": { "uid": 0, "gid": 0 }, "cwd": "/", "args": ["/no/such"], "env": [] });
+            request.spec.as_mut().unwrap().value = spec.to_string().into_bytes();
+            let out = bed.bare_fifo(&format!("{ask}.out"));
+            request.stdout = out.display().to_string();
+            bed.task.exec(limit(), &request).await.unwrap();
+            if ask == "kill" {
+                let killed = while_it_starts(&bed, &id, "nothing", out, bed.kill(&id, "nothing", 15)).await;
+                assert_eq!(code(killed.unwrap_err()).0, Code::FAILED_PRECONDITION);
+                bed.delete(&id, "nothing").await.unwrap();
+            } else {
+                while_it_starts(&bed, &id, "nothing", out, bed.delete(&id, "nothing")).await.unwrap();
+            }
+            assert_eq!(code(bed.state(&id, "nothing").await.unwrap_err()).0, Code::NOT_FOUND);
+        }
+
+        // Nor when the shim is told to go.
+        let _nobody_reads = bed.slow_exec(&id, "last", "exec sleep 100").await;
+        let end = async {
+            let gone = async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                runtime::reap::signal(&bed.pidfd, 15).unwrap();
+            };
+            tokio::join!(bed.kill(&id, "last", 15), gone).0
+        };
+        let early = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            end.await
+        };
+        let (started, killed) = tokio::join!(bed.start(&id, "last"), early);
+        assert!(started.is_err() && killed.is_err());
+        assert_eq!(bed.ended().await, 0);
     });
 }
