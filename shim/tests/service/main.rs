@@ -470,7 +470,7 @@ async fn while_it_starts<T>(bed: &Bed, id: &str, exec: &str, out: PathBuf, then:
         then.await
     };
     let later = async {
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
         let _output = reader(out);
     };
     let (started, answer, ()) = tokio::join!(bed.start(id, exec), asked, later);
