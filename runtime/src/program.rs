@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -50,12 +50,8 @@ impl Program {
         // A file and no pipe takes what it says: nobody has to read meanwhile, and a daemon that it leaves behind holds up nothing.
         let words = memory("words")?;
         let streams = [(stdin, 0), (words.as_fd(), 1), (words.as_fd(), 2)];
-        reap::born(|| {
-            let pid = sys::spawn(&path, &argv, &env, Some(dir.as_fd()), &streams)?;
-            let id = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
-            Ok((pid, (pid, pidfd_open(id, PidfdFlags::empty())?)))
-        })
-        .map(|(pid, pidfd)| Self { pidfd, pid: Cell::new(pid), words })
+        let (pid, pidfd) = spawn(&path, &argv, &env, Some(dir.as_fd()), &streams)?;
+        Ok(Self { pidfd, pid: Cell::new(pid), words })
     }
 
     /// Waits for its end and reaps it; `None` when that takes longer than `limit`.
@@ -63,7 +59,8 @@ impl Program {
     /// # Errors
     /// Those of poll(2) and waitid(2).
     pub fn wait(&self, limit: Option<Duration>) -> Result<Option<End>> {
-        let limit = limit.map(|limit| Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: 0 });
+        let limit =
+            limit.map(|limit| Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() });
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         loop {
             match poll(&mut fds, limit.as_ref()) {
@@ -111,6 +108,25 @@ impl Drop for Program {
             reap::forget(self.pid.get());
         }
     }
+}
+
+/// [`sys::spawn`] of a child that whoever has its pidfd reaps: see [`reap::ended`].
+///
+/// # Errors
+/// Those of posix_spawn(3) and pidfd_open(2).
+pub fn spawn(
+    path: &CStr,
+    argv: &[CString],
+    env: &[CString],
+    dir: Option<BorrowedFd<'_>>,
+    fds: &[(BorrowedFd<'_>, i32)],
+) -> std::result::Result<(u32, OwnedFd), Errno> {
+    reap::born(|| {
+        let pid = sys::spawn(path, argv, env, dir, fds)?;
+        // `born` keeps the sweep off, so the number is still the child's even if it has died already.
+        let id = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
+        Ok((pid, (pid, pidfd_open(id, PidfdFlags::empty())?)))
+    })
 }
 
 /// A file of no file system.

@@ -55,7 +55,7 @@ impl Path {
 }
 
 /// Opens `path` inside `root`, links followed there, and puts it into its slot. Directories that are missing on the way, and
-/// behind links, are made with mode 0755; at the end a directory, or an empty file if `like` is none.
+/// behind links, are made with mode 0755; at the end a directory, or an empty file if `like` holds what is no directory.
 ///
 /// Nothing outside `root` is reached, whoever exchanges directories for links meanwhile: each component is looked at in a
 /// parent that was opened without following any (CVE-2021-30465).

@@ -152,7 +152,7 @@ pub fn init(request: &Init<'_>) -> Result<Plan> {
     c.terminal();
     c.late_read_only();
     c.names();
-    c.sysctls();
+    c.sysctls()?;
     c.identity(filter.as_ref())?;
     c.start(filter.as_ref());
     c.finish(filter)

@@ -37,7 +37,8 @@ impl Compiler<'_> {
             && options.deep.is_empty()
             && options.propagation.is_empty()
             && !options.copy_up
-            && options.own.set & (if long { 0 } else { attr::RDONLY } | attr::NOSYMFOLLOW | attr::IDMAP) == 0;
+            && options.own.set & (attr::NOSYMFOLLOW | attr::IDMAP) == 0
+            && (long || options.own.set & attr::RDONLY == 0);
         let inside = |path: &str| clean(path).strip_prefix(dest).is_some_and(|rest| rest.starts_with('/'));
         let others =
             self.spec.mounts.iter().map(|m| &m.destination).chain(self.spec.linux.devices.iter().map(|d| &d.path));

@@ -9,6 +9,7 @@ use super::rootfs::{NOFOLLOW, PLACE, resolve};
 use super::{Dir, Edge, Gate, Op, Section};
 use crate::error::{Error, Result};
 use crate::seccomp::Program;
+use crate::spec::check::{escape, sysctl_path};
 use crate::spec::words::{CAPABILITIES, RLIMITS};
 use crate::spec::{Capabilities, CpuAffinity, NamespaceKind, Process};
 
@@ -138,15 +139,15 @@ impl Compiler<'_> {
 
     /// Written through the host's procfs: which namespace a sysctl belongs to is decided by who writes, and nothing of the
     /// rootfs can stand in the way (CVE-2025-52881). Keys were checked against the namespaces by `spec::check`.
-    pub(super) fn sysctls(&mut self) {
+    pub(super) fn sysctls(&mut self) -> Result<()> {
         let spec = self.spec;
         if spec.linux.sysctl.is_empty() {
-            return;
+            return Ok(());
         }
         let proc = self.proc_dir();
         for (key, value) in &spec.linux.sysctl {
-            self.b.from(sysctl_pointer(key));
-            let path = self.b.str(format!("sys/{}", sysctl_path(key)));
+            self.b.from(format!("/linux/sysctl/{}", escape(key)));
+            let path = self.b.str(format!("sys/{}", sysctl_path(key)?));
             let into = self.b.scratch(key);
             let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as u32;
             let resolve = resolve::BENEATH | resolve::NO_SYMLINKS | resolve::NO_XDEV;
@@ -154,6 +155,7 @@ impl Compiler<'_> {
             let data = self.b.bytes(value.as_bytes());
             self.b.op(Op::Write { slot: into, data });
         }
+        Ok(())
     }
 
     /// Who the payload is and what it may do. The order is that of docs/order.md.
@@ -392,7 +394,7 @@ impl Compiler<'_> {
         self.b.op(Op::Exec { argv, envp });
     }
 
-    /// As late as possible, so that the profile has to allow nothing for our sake but capset and execve. Without
+    /// As late as possible, so that the profile has to allow nothing for our sake but capset and execve (and write, read and close with a listener). Without
     /// no_new_privs it takes CAP_SYS_ADMIN (seccomp(2)): where the payload may not keep that one it was left in the permitted
     /// set until now, made effective for the one call, and is dropped for good right after.
     fn load_filter(&mut self, process: &Process, filter: &Program) {
@@ -415,27 +417,6 @@ impl Compiler<'_> {
         if let Some(Sets { effective, permitted, inheritable, .. }) = borrow {
             self.b.op(Op::Capset { effective, permitted, inheritable });
         }
-    }
-}
-
-/// JSON pointer of a key.
-pub(super) fn sysctl_pointer(key: &str) -> String {
-    format!("/linux/sysctl/{}", key.replace('~', "~0").replace('/', "~1"))
-}
-
-/// `net.ipv4.ip_forward` and `net/ipv4/ip_forward` name the same file; whichever separator comes first is the separator
-/// (sysctl(8)), so that `net.ipv4.conf.eno2/100.forwarding` can name a device with a dot.
-fn sysctl_path(key: &str) -> String {
-    match key.find(['.', '/']).map(|i| key.as_bytes()[i]) {
-        Some(b'.') => key
-            .chars()
-            .map(|c| match c {
-                '.' => '/',
-                '/' => '.',
-                c => c,
-            })
-            .collect(),
-        _ => key.to_owned(),
     }
 }
 

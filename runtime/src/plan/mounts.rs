@@ -134,8 +134,8 @@ impl Compiler<'_> {
             return Spot::In { dir, name };
         }
         if !matches!(kind, Place::Ordinary) && !self.kernel.keys().any(|top| dest.starts_with(&format!("{top}/"))) {
-            // A link of the image's may lead onto what we have mounted: it is the way to it that counts then. Nobody's link
-            // leads to /dev.
+            // A link of the image's may lead onto what we have mounted: it is the way to it that counts then. One that leads to
+            // /dev is not reckoned with: its devices would have to be made the long way.
             self.mounted.retain(|other, _| other == "/dev");
         }
         // What is bound may be a file, and a file can be mounted on a link.

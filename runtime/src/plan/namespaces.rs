@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use super::compile::Compiler;
 use super::{Dir, Gate, Op, Section, Slot};
+use crate::spec::check::{escape, sysctl_path};
 use crate::spec::{IdMapping, NamespaceKind, Spec};
 
 /// CLONE_NEW* bit of a kind.
@@ -97,14 +98,16 @@ impl Compiler<'_> {
         let wanted = self.wanted.clone();
         let slots = self.open_joined();
         let joins_user = wanted.joins(USER);
+        let others = |flag| flag & (USER | PID) == 0;
+        let setns = |slot, flags| Op::Setns { slot, flags };
         if joins_user {
             // What the host owns can be joined before, what the user namespace owns after.
-            self.join(&slots, |flag| flag & (USER | PID) == 0, true);
-            self.join(&slots, |flag| flag == USER, false);
+            self.join(&slots, others, setns, &[Errno::PERM]);
+            self.join(&slots, |flag| flag == USER, setns, &[]);
             self.become_root();
-            self.join_the_rest(&slots);
+            self.join(&slots, others, |slot, flags| Op::SetnsAgain { slot, flags }, &[]);
         } else {
-            self.join(&slots, |flag| flag & (USER | PID) == 0, false);
+            self.join(&slots, others, setns, &[]);
         }
         if wanted.new & USER != 0 {
             if wanted.respawns_user() {
@@ -155,27 +158,25 @@ impl Compiler<'_> {
 
     /// Sysctls of the network are not for that of whoever makes the container, which is the host's.
     fn foreign(&mut self, slot: Slot) {
-        let path = |key: &String| crate::spec::check::sysctl_path(key).is_ok_and(|path| path.starts_with("net/"));
+        let of_network = |key: &&String| sysctl_path(key).is_ok_and(|path| path.starts_with("net/"));
         let spec = self.spec;
-        if let Some(key) = spec.linux.sysctl.keys().find(|key| path(key)) {
-            self.b.from(super::identity::sysctl_pointer(key));
+        if let Some(key) = spec.linux.sysctl.keys().find(of_network) {
+            self.b.from(format!("/linux/sysctl/{}", escape(key)));
             let sysctl = self.b.str(key);
             self.b.op(Op::CheckForeign { slot, sysctl });
         }
     }
 
-    fn join(&mut self, slots: &[(u64, Slot, usize)], which: impl Fn(u64) -> bool, may_fail: bool) {
+    fn join(
+        &mut self,
+        slots: &[(u64, Slot, usize)],
+        which: impl Fn(u64) -> bool,
+        op: impl Fn(Slot, u64) -> Op,
+        may: &[Errno],
+    ) {
         for (flags, slot, i) in slots.iter().copied().filter(|(flag, ..)| which(*flag)) {
             self.b.from(format!("/linux/namespaces/{i}"));
-            let op = Op::Setns { slot, flags };
-            if may_fail { self.b.op_skip(op, &[Errno::PERM]) } else { self.b.op(op) }
-        }
-    }
-
-    fn join_the_rest(&mut self, slots: &[(u64, Slot, usize)]) {
-        for (flags, slot, i) in slots.iter().copied().filter(|(flag, ..)| flag & (USER | PID) == 0) {
-            self.b.from(format!("/linux/namespaces/{i}"));
-            self.b.op(Op::SetnsAgain { slot, flags });
+            self.b.op_skip(op(slot, flags), may);
         }
     }
 

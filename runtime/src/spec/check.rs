@@ -20,7 +20,7 @@ use crate::error::{Error, Kind, Result};
 const MAX_ID: u32 = u32::MAX - 1;
 
 /// One key of a JSON pointer.
-pub(super) fn escape(key: &str) -> String {
+pub(crate) fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 

@@ -1,8 +1,8 @@
 //! Broken plans: a checker that notices nothing would let every plan pass.
 
-use runtime::plan::{Edge, Op, Plan, Section, Slot, Step, laws};
+use runtime::plan::{Edge, Gate, Op, Plan, Section, Slot, Step, laws};
 
-use super::{PLAIN, exec, hosts, init, spec};
+use super::{Odd, PLAIN, exec, hosts, init, spec};
 
 /// The plan of a real spec with most of what there is.
 fn sound() -> Plan {
@@ -276,6 +276,24 @@ fn edges_that_lead_nowhere_are_noticed() {
         }
     });
     noticed(&inherit, "what is inherited is closed");
+}
+
+#[test]
+fn a_listener_that_stays_open_is_noticed() {
+    let profile = br#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent",
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}"#;
+    let mut spec = spec_of_docker();
+    spec.linux.seccomp = Some(runtime::spec::from_json(profile).unwrap());
+    for started_by_others in [false, true] {
+        let plan = init(&hosts::hybrid(), &spec, Odd { started_by_others, ..PLAIN }).unwrap();
+        assert_eq!(laws::broken(&plan), None);
+        let filter = find(&plan, |o| matches!(o, Op::Seccomp { .. }));
+        let start = find(&plan, |o| matches!(o, Op::Gate { gate: Gate::Start, .. }));
+        assert_eq!(filter < start, started_by_others);
+        noticed(&changed(&plan, filter + 2, |s| s.op = Op::NoNewPrivs), "");
+        noticed(&changed(&plan, filter + 2, |s| s.op = Op::Inherit { fd: 3 }), "a listener is handed over and closed");
+        noticed(&reordered(&plan, filter + 1, filter + 2), "");
+    }
 }
 
 #[test]

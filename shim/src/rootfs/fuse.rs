@@ -34,6 +34,7 @@ pub fn mount(program: &str, kind: &str, mount: &Mount, place: &Place, made: &mut
     };
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::sys("open", "/dev/null", e))?;
+    // Where we are: a source may be a relative path.
     let helper = Program::start(program, &words, &env, Path::new("."), null.as_fd());
     let helper = helper.map_err(|e| failed(e.to_string()))?;
     let end = helper.wait(None);

@@ -9,11 +9,10 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use runtime::{reap, sys};
+use runtime::{program, reap};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Names, failed};
 
@@ -97,14 +96,8 @@ fn spawn(path: &str, argv: &[String], env: &[String], fds: &[(BorrowedFd<'_>, i3
     let words = |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
     let nul = |_| format!("logging binary {path:?}: a NUL in its URI");
     let (argv, env) = (words(argv).map_err(nul)?, words(env).map_err(nul)?);
-    let program = CString::new(path).map_err(nul)?;
-    reap::born(|| {
-        let pid = sys::spawn(&program, &argv, &env, None, &placed)?;
-        // `born` keeps the sweep off, so the number is still the child's even if it has died already.
-        let target = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
-        Ok((pid, pidfd_open(target, PidfdFlags::empty())?))
-    })
-    .map_err(fail)
+    let binary = CString::new(path).map_err(nul)?;
+    program::spawn(&binary, &argv, &env, None, &placed).map(|(_, pidfd)| pidfd).map_err(fail)
 }
 
 /// Percent-decoding; in a query `+` is a space.

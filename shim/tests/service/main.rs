@@ -234,6 +234,39 @@ fn delete_during_create_waits_for_it_and_undoes_it() {
     });
 }
 
+/// The daemon blocks signals, has its first bundle for a directory, and says what it says to a log.
+#[test]
+fn hooks_see_nothing_of_the_daemon() {
+    on_loop(async {
+        let Some(bed) = Bed::new("hooks").await else { return };
+        let (first, second) = (bed.id("a"), bed.id("b"));
+        for id in [&first, &second] {
+            let hooks = |when: &str| {
+                let place = bed.path(&format!("{id}.{when}.place")).display().to_string();
+                // A shell would clear its signal mask.
+                let status = bed.path(&format!("{id}.{when}.status")).display().to_string();
+                json!([
+                    { "path": "/bin/sh", "args": ["sh", "-c", format!("{{ pwd; umask; }} >{place}")] },
+                    { "path": "/bin/cp", "args": ["cp", "/proc/self/status", status] },
+                ])
+            };
+            let request = bed.request(id, "exit 0", |spec| {
+                spec["hooks"] = json!({ "createRuntime": hooks("before"), "poststop": hooks("after") });
+            });
+            bed.task.create(limit(), &request).await.unwrap();
+            bed.start(id, "").await.unwrap();
+            bed.wait(id, "").await.unwrap();
+            bed.delete(id, "").await.unwrap();
+            for when in ["before", "after"] {
+                let read = |what: &str| std::fs::read_to_string(bed.path(&format!("{id}.{when}.{what}"))).unwrap();
+                assert_eq!(read("place"), format!("{}\n0022\n", request.bundle));
+                let none = format!("SigBlk:\t{}", "0".repeat(16));
+                assert!(read("status").lines().any(|line| line == none), "{}", read("status"));
+            }
+        }
+    });
+}
+
 #[test]
 fn pause_resume_and_death_in_the_ice() {
     on_loop(async {
