@@ -74,18 +74,15 @@ fn paused_and_resumed(bed: &Bed) -> Outcome {
 }
 
 fn oom_comes_before_the_exit(bed: &Bed) -> Outcome {
-    let flags = ["--null-io", "--memory-limit", "20971520"];
-    let id = bed.detached(&flags, &["sh", "-c", "exec tail /dev/zero"])?;
+    let id = eater(bed, "exec tail /dev/zero")?;
     bed.containerd.events(|events| {
         // The Go shim sends the two from two threads: on a busy machine it may be the other way round.
         let runc = bed.runtime() == Runtime::Runc;
-        let all = |seen: &[Event]| {
-            let topics = topics(seen);
-            topics.contains(&"exit") && (!runc || topics.contains(&"oom"))
-        };
+        let exit = |event: &Event| event.topic == "/tasks/exit" && event.text("id") == id;
+        let all = |seen: &[Event]| seen.iter().any(exit) && (!runc || topics(seen).contains(&"oom"));
         let seen = events.wait(&id, LIMIT, all)?;
         let oom = seen.iter().position(|event| event.topic == "/tasks/oom");
-        let exit = seen.iter().position(|event| event.topic == "/tasks/exit");
+        let exit = seen.iter().position(exit);
         ensure!(oom.is_some() && (runc || oom < exit), "the events are {:?}", topics(&seen));
         ensure!(seen[exit.unwrap_or_default()].number("exit_status") == 137, "the events are {seen:?}");
         Ok(())
@@ -93,13 +90,23 @@ fn oom_comes_before_the_exit(bed: &Bed) -> Outcome {
 }
 
 fn oom_of_a_child_leaves_the_container(bed: &Bed) -> Outcome {
-    let flags = ["--null-io", "--memory-limit", "20971520"];
-    let id =
-        bed.detached(&flags, &["sh", "-c", "(echo 1000 >/proc/self/oom_score_adj; exec tail /dev/zero); sleep 1000"])?;
+    let id = eater(bed, "(echo 1000 >/proc/self/oom_score_adj; exec tail /dev/zero); sleep 1000")?;
     bed.containerd.events(|events| events.wait(&id, LIMIT, |seen| topics(seen).contains(&"oom")))?;
     let status = bed.status(&id)?;
     ensure!(status.as_deref() == Some("RUNNING"), "the container is {status:?}");
     Ok(())
+}
+
+/// A container that takes more memory than it may, from its first moment on. Not so on runc, whose shim watches for that only
+/// when the process has been started: there it waits until it is told.
+fn eater(bed: &Bed, script: &str) -> Outcome<String> {
+    let flags = ["--null-io", "--memory-limit", "20971520"];
+    if bed.runtime() == Runtime::Mini {
+        return bed.detached(&flags, &["sh", "-c", script]);
+    }
+    let id = bed.detached(&flags, &["sh", "-c", &format!("until [ -e /go ]; do sleep 0.1; done; {script}")])?;
+    bed.ctr(&["task", "exec", "--exec-id", "go", &id, "touch", "/go"])?.ok()?;
+    Ok(id)
 }
 
 /// `true` exits in its first millisecond: the exit is there before the shim has heard of the start.
