@@ -95,9 +95,9 @@ impl Record {
         self.find("freezer").or_else(|| self.find(""))
     }
 
-    /// No version 1 controller at all.
-    fn is_unified(&self) -> bool {
-        self.unified.is_some() && self.v1.iter().all(|p| p.controllers.iter().all(|c| c.starts_with("name=")))
+    /// As [`Layout::is_unified`].
+    pub(crate) fn is_unified(&self) -> bool {
+        self.unified.is_some() && self.v1.iter().flat_map(|p| &p.controllers).all(|c| layout::is_aside(c))
     }
 
     fn places(&self) -> impl Iterator<Item = &Place> {

@@ -484,9 +484,8 @@ pub fn groups(record: &crate::cgroup::Record) -> Vec<Group> {
         let data = if named.is_some() { format!("none,{name}") } else { name.clone() };
         Group { name: named.unwrap_or(name), path: p.dir(), mount: p.mount.clone(), data, unified: false }
     });
-    let pure = record.v1.iter().all(|p| p.controllers.iter().all(|c| c.starts_with("name=")));
     let v2 = record.unified.iter().map(|p| {
-        let name = if pure { String::new() } else { "unified".to_owned() };
+        let name = if record.is_unified() { String::new() } else { "unified".to_owned() };
         Group { name, path: p.dir(), mount: p.mount.clone(), data: String::new(), unified: true }
     });
     v1.chain(v2).collect()

@@ -51,7 +51,8 @@ fn metrics_v1(s: &StatsV1) -> v1::Metrics {
     let hugetlb = s.hugetlb.iter();
     metrics.hugetlb =
         hugetlb.map(|h| same!(v1::HugetlbStat, *h, usage, max, failcnt; pagesize: h.page_size.clone())).collect();
-    metrics.pids = MessageField::some(same!(v1::PidsStat, s.pids, current, limit));
+    let limit = if s.pids.limit == u64::MAX { 0 } else { s.pids.limit };
+    metrics.pids = MessageField::some(same!(v1::PidsStat, s.pids, current; limit: limit));
     metrics.cpu = MessageField::some(cpu);
     metrics.memory = MessageField::some(memory_v1(&s.memory));
     metrics.blkio = MessageField::some(blkio(&s.blkio));
@@ -176,6 +177,16 @@ mod tests {
         assert_eq!(any.type_url, "io.containerd.cgroups.v1.Metrics");
         let metrics = v1::Metrics::parse_from_bytes(&any.value).unwrap();
         assert!(metrics.pids.is_some() && metrics.cpu.usage.is_some() && metrics.memory.usage.is_some());
+    }
+
+    /// As containerd/cgroups has it; version 2's message says u64::MAX.
+    #[test]
+    fn no_limit_of_pids_is_zero_on_version_1() {
+        for (limit, said) in [(u64::MAX, 0), (17, 17)] {
+            let mut stats = StatsV1::default();
+            stats.pids.limit = limit;
+            assert_eq!(metrics_v1(&stats).pids.limit, said);
+        }
     }
 
     /// The wire numbers, against bytes written by hand from cgroups/v3's metrics.proto.

@@ -128,9 +128,9 @@ impl Layout {
         layout
     }
 
-    /// Version 2 only: no controller is bound to a version 1 hierarchy. (A named hierarchy may still be mounted.)
+    /// Version 2: no controller that it has is bound to a version 1 hierarchy. Others and names may still be mounted.
     pub fn is_unified(&self) -> bool {
-        self.unified.is_some() && self.v1.iter().all(|h| h.controllers.is_empty())
+        self.unified.is_some() && self.v1.iter().flat_map(|h| &h.controllers).all(|c| is_aside(c))
     }
 
     /// Where a container's groups are to be: `linux.cgroupsPath` and the container's id, resolved as runc does.
@@ -188,6 +188,12 @@ impl Layout {
         record.v1.iter().all(|p| self.v1.iter().any(|h| h.mount == p.mount))
             && record.unified.as_ref().is_none_or(|p| self.unified.as_ref().is_some_and(|u| u.mount == p.mount))
     }
+}
+
+/// A controller that version 2 does not have, or a name: where it is mounted says nothing about the others. VPN clients mount
+/// net_cls beside a unified tree.
+pub(super) fn is_aside(controller: &str) -> bool {
+    matches!(controller, "net_cls" | "net_prio") || controller.starts_with("name=")
 }
 
 /// True if a directory is there and in a control group file system of that version.
@@ -455,8 +461,16 @@ mod tests {
 
     #[test]
     fn unified_host() {
-        let layout = Layout::parse("1 0 0:5 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/a.slice/b", &|_, _| true);
-        assert!(layout.is_unified());
+        let table = "\
+1 0 0:5 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+2 1 0:6 / /sys/fs/cgroup/net_cls rw - cgroup cgroup rw,net_cls
+3 0 0:7 / /mnt/memory rw - cgroup cgroup rw,memory
+";
+        let hybrid = Layout::parse(table, "2:memory:/\n1:net_cls:/\n0::/a.slice/b", &|_, _| true);
+        assert!(hybrid.v1.len() == 2 && !hybrid.is_unified());
+        // What a VPN mounts is there, and decides nothing.
+        let layout = Layout::parse(table, "1:net_cls:/\n0::/a.slice/b", &|_, _| true);
+        assert!(layout.v1.len() == 1 && layout.is_unified() && layout.place("x", "id").unwrap().is_unified());
         let place = |path| layout.place(path, "id").unwrap().unified.unwrap().group;
         assert_eq!((place("/x/../y"), place("x"), place("")), ("y".into(), "a.slice/x".into(), "a.slice/id".into()));
     }

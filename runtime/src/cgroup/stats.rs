@@ -274,6 +274,36 @@ mod tests {
         assert_eq!(seen[0].hca_objects, 2000);
     }
 
+    /// A hybrid host with memory on its unified tree. The files are ordinary ones: such a host is rare.
+    #[test]
+    fn memory_beside_version_1() {
+        use crate::cgroup::Place;
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("pids/c/pids.current", "3\n");
+        put("unified/c/memory.current", "8192\n");
+        put("unified/c/memory.max", "max\n");
+        put("unified/c/memory.stat", "anon 4096\nfile 2048\ninactive_file 1024\n");
+        put("unified/c/memory.events", "max 2\noom_kill 1\n");
+        let place = |mount: &str, controller: &str| Place {
+            controllers: vec![controller.to_owned()],
+            mount: dir.path().join(mount),
+            group: "c".to_owned(),
+        };
+        let record =
+            Record { v1: vec![place("pids", "pids")], unified: Some(place("unified", "memory")), systemd: None };
+        let Stats::V1(stats) = read(&record, &Dirs::default()).unwrap() else { panic!("no message of version 1") };
+        let memory = &stats.memory;
+        assert_eq!((stats.pids.current, memory.usage.usage, memory.usage.failcnt), (3, 8192, 2));
+        assert_eq!((memory.stat.rss, memory.stat.total_cache, memory.stat.total_inactive_file), (4096, 2048, 1024));
+        assert_eq!(memory.usage.limit >> 62, 1, "as without a limit on version 1: {}", memory.usage.limit);
+        assert_eq!(stats.memory_oom_control.oom_kill, 1);
+    }
+
     #[test]
     fn numbers() {
         assert_eq!((number("max"), number("17"), number("")), (u64::MAX, 17, 0));

@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use super::{Hugetlb, Pids, Rdma, Reader, fill, number};
+use super::{Hugetlb, Pids, Rdma, Reader, StatsV2, fill, number, v2};
+use crate::cgroup::Version;
 use crate::error::Result;
 use crate::host;
 
@@ -157,8 +158,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<StatsV1> {
         stats.pids = reader.pids(dir)?;
     }
     cpu(reader, &mut stats.cpu)?;
-    if let Some((_, dir)) = reader.find("memory") {
-        memory(reader, dir, &mut stats)?;
+    match reader.find("memory") {
+        Some((Version::V1, dir)) => memory(reader, dir, &mut stats)?,
+        Some((Version::V2, dir)) => memory_of_v2(reader, dir, &mut stats)?,
+        None => {}
     }
     if let Some((_, dir)) = reader.find("blkio") {
         stats.blkio = blkio(reader, dir)?;
@@ -294,6 +297,48 @@ fn memory(reader: &mut Reader<'_>, dir: usize, stats: &mut StatsV1) -> Result<()
             "oom_kill_disable" => oom_kill_disable, "under_oom" => under_oom, "oom_kill" => oom_kill,
         });
     }
+    Ok(())
+}
+
+/// A hybrid host may have memory on its unified tree (`cgroup_no_v1=memory`): the same in version 1's words. Version 2's
+/// `memory.stat` is that of the whole subtree.
+fn memory_of_v2(reader: &mut Reader<'_>, dir: usize, stats: &mut StatsV1) -> Result<()> {
+    let mut seen = StatsV2::default();
+    v2::memory(reader, dir, &mut seen)?;
+    let (memory, stat, events) = (&seen.memory, &seen.memory.stat, seen.memory_events.unwrap_or_default());
+    let limit = memory.usage_limit.min(unlimited());
+    stats.memory.usage = MemoryEntry { limit, usage: memory.usage, max: memory.max_usage, failcnt: events.max };
+    stats.memory.stat = MemoryStatV1 {
+        cache: stat.file,
+        rss: stat.anon,
+        rss_huge: stat.anon_thp,
+        mapped_file: stat.file_mapped,
+        dirty: stat.file_dirty,
+        writeback: stat.file_writeback,
+        pg_fault: stat.pgfault,
+        pg_maj_fault: stat.pgmajfault,
+        inactive_anon: stat.inactive_anon,
+        active_anon: stat.active_anon,
+        inactive_file: stat.inactive_file,
+        active_file: stat.active_file,
+        unevictable: stat.unevictable,
+        hierarchical_memory_limit: limit,
+        total_cache: stat.file,
+        total_rss: stat.anon,
+        total_rss_huge: stat.anon_thp,
+        total_mapped_file: stat.file_mapped,
+        total_dirty: stat.file_dirty,
+        total_writeback: stat.file_writeback,
+        total_pg_fault: stat.pgfault,
+        total_pg_maj_fault: stat.pgmajfault,
+        total_inactive_anon: stat.inactive_anon,
+        total_active_anon: stat.active_anon,
+        total_inactive_file: stat.inactive_file,
+        total_active_file: stat.active_file,
+        total_unevictable: stat.unevictable,
+        ..MemoryStatV1::default()
+    };
+    stats.memory_oom_control.oom_kill = events.oom_kill;
     Ok(())
 }
 

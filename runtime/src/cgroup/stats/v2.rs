@@ -171,7 +171,7 @@ pub(super) fn read(reader: &mut Reader<'_>, dir: usize) -> Result<StatsV2> {
     Ok(stats)
 }
 
-fn memory(reader: &mut Reader<'_>, dir: usize, stats: &mut StatsV2) -> Result<()> {
+pub(super) fn memory(reader: &mut Reader<'_>, dir: usize, stats: &mut StatsV2) -> Result<()> {
     let memory = &mut stats.memory;
     if let Some(text) = reader.text(dir, "memory.stat")? {
         let s = &mut memory.stat;
