@@ -229,9 +229,16 @@ impl Container {
         let groups = request.cgroup;
         let mut stillborn = false;
         let attach = self.cgroup.attach_below(groups, self.cgroup.keeps_nodes(host.kernel))?;
-        match self.exec_in(host, &request, attach, &mut stillborn) {
-            Err(_) if stillborn => {
-                self.exec_in(host, &request, self.cgroup.attach_below(groups, true)?, &mut stillborn)
+        let mut done = self.exec_in(host, &request, attach, &mut stillborn);
+        if done.is_err() && stillborn {
+            done = self.exec_in(host, &request, self.cgroup.attach_below(groups, true)?, &mut stillborn);
+        }
+        match done {
+            // Init has moved into a group below and hands controllers down: ours takes no processes in any more. A group that
+            // was asked for by name is that one or none.
+            Err(e) if e.errno == Some(rustix::io::Errno::BUSY) && groups.is_empty() => {
+                let attach = self.cgroup.attach_beside(self.pid, self.cgroup.keeps_nodes(host.kernel) || stillborn)?;
+                self.exec_in(host, &request, attach, &mut stillborn)
             }
             done => done,
         }
@@ -266,14 +273,7 @@ impl Container {
         lend_stdio(&mut image, &request.stdio);
         fill(&mut image, &attach, theirs, None);
         let report = Report::new(None)?;
-        let mut child = match Unborn::spawn(&mut image, &report, attach.into.as_ref()) {
-            // Init has moved into a group below and hands controllers down: ours takes no processes in any more. A group that
-            // was asked for by name is that one or none.
-            Err(e) if e.errno == Some(rustix::io::Errno::BUSY) && request.cgroup.is_empty() => {
-                Unborn::spawn(&mut image, &report, self.cgroup.attach_beside(self.pid)?.into.as_ref())?
-            }
-            spawned => spawned?,
-        };
+        let mut child = Unborn::spawn(&mut image, &report, attach.into.as_ref())?;
         let mut dialogue = Dialogue {
             plan: &plan,
             report: &report,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 
 use super::below::Below;
 use super::stats::{SOON, Share};
@@ -151,18 +151,25 @@ impl Cgroup {
         Ok(tasks)
     }
 
-    /// [`Cgroup::attach`] for an exec into a container whose init has moved into a group of its own below (systemd or a
+    /// [`Cgroup::attach_below`] for an exec into a container whose init has moved into a group of its own below (systemd or a
     /// docker in the container): once it hands controllers down, the container's group itself takes no process in, and
-    /// the clone fails with EBUSY. On version 2 the child is then born where `pid` is.
+    /// the clone, or the child's write, fails with EBUSY. On version 2 the child is then where `pid` is.
     ///
     /// # Errors
-    /// As there. A process that is not in the group is as good as none: the answer is that of [`Cgroup::attach`].
-    pub fn attach_beside(&self, pid: u32) -> Result<Attach> {
-        let mut attach = self.attach()?;
-        if let (Some(place), Some(_)) = (&self.record.unified, &attach.into)
-            && let Some(group) = tree::holder(&place.dir(), pid)?
-        {
+    /// As there. A process that is not in the group is as good as none: the answer is that of [`Cgroup::attach_below`].
+    pub fn attach_beside(&self, pid: u32, by_file: bool) -> Result<Attach> {
+        let mut attach = self.attach_below(&[], by_file)?;
+        let Some(place) = &self.record.unified else { return Ok(attach) };
+        let Some(group) = tree::holder(&place.dir(), pid)? else { return Ok(attach) };
+        let own = place.dir().join("cgroup.procs");
+        if attach.into.is_some() {
             attach.into = Some(group);
+        } else if let Some(task) = attach.tasks.iter_mut().find(|task| Path::new(&task.0) == own) {
+            let failed = |e| file::fault("open", &own, e);
+            let procs = file::retry(|| {
+                rustix::fs::openat(&group, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            });
+            *task = Arc::new((task.0.clone(), procs.map_err(failed)?));
         }
         Ok(attach)
     }

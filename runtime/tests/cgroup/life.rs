@@ -277,12 +277,16 @@ fn beside_init() -> Done {
         let line: String = all.split_whitespace().map(|c| format!("+{c} ")).collect();
         std::fs::write(place.dir().join("cgroup.subtree_control"), line).unwrap();
     }
-    let exec = Process::start(&group.0.attach_beside(init.pid).unwrap(), "sleep");
-    eventually("two", || group.0.pids().unwrap().len() == 2);
     let line = |p: &Process| p.groups().lines().find(|l| l.starts_with("0::")).map(str::to_owned);
-    assert_eq!(line(&exec), line(&init));
+    for by_file in [false, true] {
+        let exec = Process::start(&group.0.attach_beside(init.pid, by_file).unwrap(), "sleep");
+        eventually("two", || group.0.pids().unwrap().len() == 2);
+        assert_eq!(line(&exec), line(&init));
+        drop(exec);
+        eventually("one", || group.0.pids().unwrap().len() == 1);
+    }
     // A stranger's group is not followed.
-    let attach = group.0.attach_beside(std::process::id()).unwrap();
+    let attach = group.0.attach_beside(std::process::id(), false).unwrap();
     assert_eq!(attach.into.is_some(), record.unified.is_some());
     Ok(())
 }

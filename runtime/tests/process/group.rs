@@ -73,7 +73,16 @@ fn exec_in_a_group_below_that_was_killed() -> Result<(), Failed> {
 /// Init has left for a group below, and both the container's group and `busy` hand controllers down: an exec without a word on
 /// groups goes to where init is, one that is to be in `busy` is refused.
 fn exec_in_a_group_that_takes_nobody() -> Result<(), Failed> {
-    let (host, bundle) = (bundle::host(), Bundle::new("busy", 0));
+    takes_nobody("busy", false)?;
+    // One that was there before us is joined by its file, not by the clone.
+    takes_nobody("busy-used", true)
+}
+
+fn takes_nobody(name: &str, used: bool) -> Result<(), Failed> {
+    let (host, bundle) = (bundle::host(), Bundle::new(name, 0));
+    if used {
+        Cgroup::create(&Layout::read()?, &format!("{}/c", bundle.group), "")?;
+    }
     let running = Running::new(&host, &bundle, &json!({}));
     let record = running.container.cgroup().record();
     for place in record.v1.iter().chain(&record.unified) {
