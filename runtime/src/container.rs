@@ -214,6 +214,7 @@ impl Container {
             cgroup: &self.cgroup,
             subject: self.subject("created"),
             restricted: true,
+            unsettled: None,
         };
         dialogue.serve_to_the_end(None)?;
         hooks::run("poststart", &self.spec.hooks.poststart, self.subject("running")).inspect_err(|_| {
@@ -282,6 +283,7 @@ impl Container {
             cgroup: &self.cgroup,
             subject: self.subject("running"),
             restricted: true,
+            unsettled: None,
         };
         drop_shared(&mut image, attach, None);
         let console = dialogue.serve_to_the_end(Some(&mut image)).inspect_err(|error| {
@@ -405,12 +407,9 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Be
     let inside = attach.into.is_some();
     let mut child = Unborn::spawn(&mut image, &report, attach.into.as_ref())?;
     drop_shared(&mut image, attach, file);
-    if inside {
-        cgroup.inhabited()?;
-    }
-    cgroup.limit(&spec.linux.resources)?;
-    if let Some(uid) = delegate_to(spec) {
-        cgroup.delegate(uid)?;
+    let twice = plan.child.iter().any(|step| matches!(step.op, crate::plan::Op::Respawn { .. }));
+    if !twice {
+        settle(cgroup, spec, inside)?;
     }
     let pid = child.pid;
     let mut dialogue = Dialogue {
@@ -427,13 +426,13 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Be
             spec,
         },
         restricted: false,
+        unsettled: twice.then_some(inside),
     };
     let mut note = |pid| {
         let Some(beside) = &mut beside else { return Ok(()) };
         let record = Record::new(request.id, request.bundle, spec, pid, cgroup, saved.clone())?;
         beside(&record, cgroup)
     };
-    let twice = plan.child.iter().any(|step| matches!(step.op, crate::plan::Op::Respawn { .. }));
     if !twice {
         note(pid)?;
     }
@@ -456,6 +455,15 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Be
         request: saved,
         child,
     })
+}
+
+/// What a group gets when its first process is there; `inside`: it was born there.
+fn settle(cgroup: &Cgroup, spec: &Spec, inside: bool) -> Result<()> {
+    if inside {
+        cgroup.inhabited()?;
+    }
+    cgroup.limit(&spec.linux.resources)?;
+    delegate_to(spec).map_or(Ok(()), |uid| cgroup.delegate(uid))
 }
 
 /// The host's uid that owns the group: a container that has a cgroup namespace of its own and may write to its mount is to

@@ -73,6 +73,8 @@ const OURS: &[Test] = &[
     ("changes_after_the_create", config::changes_after_the_create),
     // runc opens it
     ("passwd_that_is_no_file", config::passwd_that_is_no_file),
+    // runc's init has threads
+    ("one_process_in_a_user_namespace", config::one_process_in_a_user_namespace),
     // Takes runc along, to compare
     ("statistics_are_those_of_runc", statistics::as_runc),
     // runc takes "+1" and says nothing of "1:"

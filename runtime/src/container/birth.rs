@@ -124,6 +124,9 @@ pub(super) struct Dialogue<'a> {
     pub(super) subject: hooks::Subject<'a>,
     /// The device rules are in force.
     pub(super) restricted: bool,
+    /// The limits are still to be set, once the process is there that goes on: a limit of one process would not let the first
+    /// make another. With it whether that was born in the group.
+    pub(super) unsettled: Option<bool>,
 }
 
 impl Dialogue<'_> {
@@ -180,6 +183,9 @@ impl Dialogue<'_> {
             (Gate::Respawned, Some(image)) => {
                 self.child.succeed(self.report)?;
                 (image.pid, self.subject.pid) = (self.child.pid, self.child.pid);
+                if let Some(inside) = self.unsettled.take() {
+                    super::settle(self.cgroup, self.subject.spec, inside)?;
+                }
             }
             (Gate::Hooks, _) => {
                 let spec = self.subject.spec;

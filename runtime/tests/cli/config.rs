@@ -154,6 +154,33 @@ pub fn network_of_the_host_beside_a_joined_user_namespace(b: &Bench) {
     b.fine(&["delete", "-f", &other]);
 }
 
+/// A limit of one process holds for the payload, not for those that make way for it.
+pub fn one_process_in_a_user_namespace(b: &Bench) {
+    let other = b.id("y");
+    let user = joined(b, &other);
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    let uts = json!({"type": "uts", "path": format!("/proc/{}/ns/uts", b.state(&other)["pid"])});
+    for (namespaces, map) in
+        [([user.clone(), json!({"type": "ipc"})], None), ([json!({"type": "user"}), uts], Some(map))]
+    {
+        b.spec(&["sh", "-c", "echo one; (echo two); :"], |s| {
+            let all = s["linux"]["namespaces"].as_array_mut().unwrap();
+            all.retain(|n| namespaces.iter().all(|ours| n["type"] != ours["type"]));
+            all.extend(namespaces);
+            if let Some(map) = map {
+                (s["linux"]["uidMappings"], s["linux"]["gidMappings"]) = (map.clone(), map);
+            }
+            s["linux"]["resources"]["pids"] = json!({"limit": 1});
+            s.as_object_mut().unwrap().remove("hostname");
+        });
+        for _ in 0..5 {
+            let said = b.say(&["run", &b.id("x")]);
+            assert_eq!(said.out.trim(), "one", "{}", said.err);
+        }
+    }
+    b.fine(&["delete", "-f", &other]);
+}
+
 /// Named by a path or not at all, it is the host's.
 pub fn sysctls_are_not_for_the_network_of_the_host(b: &Bench) {
     const FILE: &str = "/proc/sys/net/ipv4/conf/lo/log_martians";
