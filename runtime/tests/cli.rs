@@ -35,6 +35,7 @@ const BOTH: &[Test] = &[
     ("any_umask", life::any_umask),
     ("list", life::list),
     ("pause", life::pause),
+    ("killed_without_a_pid_namespace", life::killed_without_a_pid_namespace),
     ("killed_while_paused", life::killed_while_paused),
     ("update_and_statistics", life::update_and_statistics),
     ("log", life::log),

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use runtime::container::start::{abandon, start_parked};
 use runtime::death::is_dying;
+use runtime::plan::compile::makes_pid_namespace;
 use runtime::spec::{self, Spec, check};
 use runtime::{Child, Container, Create, Error, Host, Kind, Result, StartBy, Stdio, reap};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -140,6 +141,13 @@ pub fn kill(context: &Context<'_>, args: &args::Kill) -> Result<()> {
     let found = context.store.find(&args.id)?;
     if args.all {
         return found.cgroup()?.kill(signal);
+    }
+    if signal == libc::SIGKILL && !found.record.spec().is_ok_and(|spec| makes_pid_namespace(&spec)) {
+        // The end of init ends no others then (runc kills all of them as well). Without groups there is init alone.
+        let cgroup = found.cgroup()?;
+        if cgroup.pids().is_ok_and(|pids| !pids.is_empty()) {
+            return cgroup.kill(signal);
+        }
     }
     let init = found.record.init()?.ok_or_else(|| state("container not running"))?;
     reap::signal(init, signal)?;

@@ -216,8 +216,8 @@ impl Found {
         match self.cgroup()?.is_frozen() {
             Ok(true) => Ok(Process::Frozen),
             Ok(false) => Ok(Process::There),
-            // The process ended and took its group along between the two looks.
-            Err(e) if e.kind == Kind::NotFound => Ok(Process::There),
+            // The process ended and took its group along between the two looks; or there is none that could be frozen.
+            Err(e) if matches!(e.kind, Kind::NotFound | Kind::Unsupported) => Ok(Process::There),
             Err(e) => Err(e),
         }
     }
@@ -251,6 +251,18 @@ mod tests {
         for id in ["", "..", "../a", "a/b"] {
             assert!(store.reserve(id).is_err() && store.find(id).is_err() && store.remove(id).is_err(), "{id}");
         }
+    }
+
+    /// Below a user namespace a container may have to do without.
+    #[test]
+    fn one_without_groups_is_running() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path()).unwrap();
+        let at = store.reserve("bare").unwrap();
+        let pid = std::process::id();
+        let start_time = runtime::container::start_time(pid).unwrap().unwrap();
+        Record { id: "bare".into(), pid, start_time, ..Record::default() }.save(&at).unwrap();
+        assert_eq!(store.find("bare").unwrap().status().unwrap(), Status::Running);
     }
 
     #[test]

@@ -196,6 +196,24 @@ pub fn pause(b: &Bench) {
     b.fine(&["delete", "-f", &id]);
 }
 
+/// In a pid namespace of others the end of init ends nobody.
+pub fn killed_without_a_pid_namespace(b: &Bench) {
+    let id = b.id("x");
+    b.spec(&["sh", "-c", "sleep 1000 & exec sleep 1000"], |s| {
+        s["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid");
+    });
+    b.detached(&["run", "-d", &id]);
+    let pids = || {
+        serde_json::from_str::<Option<Vec<u32>>>(&b.fine(&["ps", "--format", "json", &id])).unwrap().unwrap_or_default()
+    };
+    until("its processes", || pids().len() == 2);
+    b.fine(&["kill", &id, "TERM"]);
+    until("the end of init", || pids().len() == 1);
+    b.fine(&["kill", &id, "KILL"]);
+    until("the end of the other", || pids().is_empty());
+    b.fine(&["delete", &id]);
+}
+
 /// On cgroup v1 it could not die.
 pub fn killed_while_paused(b: &Bench) {
     let id = b.id("x");
