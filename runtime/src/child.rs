@@ -11,6 +11,7 @@ pub mod image;
 pub mod keeper;
 mod made;
 pub mod outside;
+pub mod raised;
 pub mod report;
 pub mod run;
 

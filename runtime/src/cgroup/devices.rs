@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::file::{self, fault};
 use super::{Record, Version};
+use crate::child::raised::with_memory_to_lock;
 use crate::error::{Error, Result};
 use crate::kernfs;
 use crate::spec::DeviceRule;
@@ -160,6 +161,15 @@ fn apply_v1(dir: &Path, rules: &[Rule]) -> Result<()> {
     Ok(())
 }
 
+/// Before Linux 5.11 programs count against RLIMIT_MEMLOCK, all of a user's together, which is room for sixteen by default.
+fn load(program: &[sys::BpfInsn]) -> Result<rustix::io::Result<OwnedFd>> {
+    let load = || sys::bpf_load_cgroup_device(program);
+    match load() {
+        Err(Errno::PERM) if crate::host::kernel().is_ok_and(|kernel| kernel < (5, 11)) => with_memory_to_lock(load),
+        loaded => Ok(loaded),
+    }
+}
+
 fn apply_v2(dir: &Path, rules: &[Rule]) -> Result<()> {
     let wrong = |op, e| fault(op, dir, e).at(POINTER);
     let program = bpf::compile(rules);
@@ -172,7 +182,7 @@ fn apply_v2(dir: &Path, rules: &[Rule]) -> Result<()> {
         return Ok(());
     }
     let old = old.map_err(|e| wrong("bpf(PROG_QUERY)", e))?;
-    let new = sys::bpf_load_cgroup_device(&program).map_err(|e| wrong("bpf(PROG_LOAD)", e))?;
+    let new = load(&program)?.map_err(|e| wrong("bpf(PROG_LOAD)", e))?;
     // Others' programs (systemd has one for a unit with device properties) stay: all that are attached must agree to an
     // access. Ours is replaced in one step; of several, which only a crash can leave, the new one comes before the old
     // ones go, so that no moment allows more than before and after.

@@ -34,6 +34,17 @@ pub fn rules() -> Done {
     Ok(())
 }
 
+/// Where programs count as locked memory (before Linux 5.11), there may be no room for any more.
+pub fn without_memory_to_lock() -> Done {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Memlock);
+    setrlimit(Resource::Memlock, Rlimit { current: Some(0), ..before })?;
+    let done = rules();
+    assert_eq!(getrlimit(Resource::Memlock).current, Some(0), "ours is what it was");
+    setrlimit(Resource::Memlock, before)?;
+    done
+}
+
 /// bpf(2) with a command and its arguments as 32-bit words.
 fn bpf(command: libc::c_long, words: &mut [u32]) -> i32 {
     // SAFETY: the words are alive and exclusively ours for the call; addresses in them are those of live slices.

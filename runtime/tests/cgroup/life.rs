@@ -49,6 +49,7 @@ pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
     ];
     if layout.is_unified() {
         trials.push(Trial::test("device rules beside another's program", devices::beside_another));
+        trials.push(Trial::test("device rules without memory to lock", devices::without_memory_to_lock));
     }
     let modes = if layout.unified.is_some() && !layout.is_unified() { &["", "v1 only: "][..] } else { &[""] };
     for mode in modes {
