@@ -273,7 +273,8 @@ pub fn counting<T>(bed: &Bed, pid: u32, name: &str, job: impl FnOnce() -> Outcom
     let traced = || -> Outcome<bool> {
         // All threads: Go's do the work on any of them.
         for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-            let status = std::fs::read_to_string(thread?.path().join("status"))?;
+            // One that has ended meanwhile is asked for no more.
+            let Ok(status) = std::fs::read_to_string(thread?.path().join("status")) else { return Ok(false) };
             let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).map(str::trim);
             if tracer != Some(&strace.id().to_string()) {
                 return Ok(false);

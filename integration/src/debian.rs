@@ -1,8 +1,10 @@
 //! Debian's image: glibc, bash and its job control, procps, perl, beside which busybox asks little of a runtime.
 
+use std::time::Duration;
+
 use crate::containerd::{LIMIT, testbed};
 use crate::pty::Pty;
-use crate::{Outcome, Output, ensure};
+use crate::{Outcome, Output, ensure, eventually};
 
 /// The image as users write it.
 pub const IMAGE: &str = "mini-debian:latest";
@@ -87,7 +89,15 @@ pub fn job_control(terminal: &mut Pty) -> Outcome<i32> {
     ask("jobs | cat; echo jobs $((2 + 1))\n", "jobs 3\n")?;
     // Brought to the foreground, suspended from the keyboard, and ended.
     ask("echo now; fg\n", "now\nsleep 1000\n")?;
-    ask("\x1a", "Stopped")?;
+    // bash prints the job before it makes it the foreground: a ^Z in between is bash's own, which ignores it.
+    eventually(LIMIT, || {
+        terminal.send("\x1a")?;
+        terminal.wait_for("Stopped", Duration::from_millis(500))
+    })?;
+    let mut ask = |words: &str, answer: &str| -> Outcome {
+        terminal.send(words)?;
+        terminal.wait_for(answer, LIMIT)
+    };
     // A wait alone may still find it stopped, and then bash does not want to end.
     ask("kill -9 %1; while kill -0 $! 2>/dev/null; do sleep 0.05; done; echo ended $((3 + 1))\n", "ended 4\n")?;
     ask("exit 7\n", "exit\n")?;

@@ -34,7 +34,7 @@ fn container_runs_on_and_its_output_arrives(bed: &Bed) -> Outcome {
 
 fn fifo_output_written_meanwhile_arrives(bed: &Bed) -> Outcome {
     let id = bed.id();
-    let script = "echo before; sleep 3; echo meanwhile; sleep 4; echo after";
+    let script = "echo before; sleep 3; echo meanwhile; until [ -e /go ]; do sleep 0.1; done; echo after";
     let client = bed.containerd.ctr_start(LIMIT, &bed.run_words(&id, &[], &["sh", "-c", script]))?;
     // ctr ends with its connection, and what it has not printed by then nobody will see.
     eventually(LIMIT, || {
@@ -44,6 +44,7 @@ fn fifo_output_written_meanwhile_arrives(bed: &Bed) -> Outcome {
     bed.containerd.kill()?;
     std::thread::sleep(Duration::from_secs(4));
     bed.containerd.restart()?;
+    bed.ctr(&["task", "exec", "--detach", "--exec-id", "go", &id, "touch", "/go"])?.ok()?;
     // The client has lost its connection and may end with an error; it has read its fifo meanwhile, or nobody has and
     // the words wait in the fifo for the next reader.
     client.wait()?;

@@ -212,6 +212,8 @@ fn attach(bed: &Bed) -> Outcome {
         .ok()?;
     let first = bed.containerd.ctr_start(LIMIT, &["task", "start", "--detach", &id])?;
     bed.wait_status(&id, "RUNNING")?;
+    // It holds the fifos until it ends.
+    first.wait()?;
     let mut second = bed.containerd.ctr_start(LIMIT, &["task", "attach", &id])?;
     second.write(b"through attach\n")?;
     eventually(LIMIT, || {
@@ -222,16 +224,18 @@ fn attach(bed: &Bed) -> Outcome {
     bed.ctr(&["task", "kill", "--signal", "KILL", &id])?.ok()?;
     let output = second.wait()?;
     ensure!(output.text() == "through attach\n", "{}", output.report());
-    first.wait()?;
     Ok(())
 }
 
 fn reader_that_goes_away_does_not_kill(bed: &Bed) -> Outcome {
     let id = bed.id();
     let script = "trap '' HUP; i=0; while :; do i=$((i+1)); echo tick $i || exit 99; sleep 0.05; done";
-    let client = bed.containerd.ctr_start(Duration::from_secs(3), &bed.run_words(&id, &[], &["sh", "-c", script]))?;
-    // Its limit kills the client in the middle of the output.
-    let _ = client.wait();
+    let client = bed.containerd.ctr_start(LIMIT, &bed.run_words(&id, &[], &["sh", "-c", script]))?;
+    eventually(LIMIT, || {
+        ensure!(client.has_said("tick 20\n"), "nothing comes out");
+        Ok(())
+    })?;
+    client.stop()?;
     std::thread::sleep(Duration::from_secs(1));
     let status = bed.status(&id)?;
     ensure!(status.as_deref() == Some("RUNNING"), "the container is {status:?}");

@@ -297,7 +297,9 @@ fn a_start_ends_as_its_work_does() {
     // Standard streams that are closed.
     let closed = run(&format!("{plain} <&- 2>&-"), &start);
     assert!(closed.status.success() && closed.stdout == first.stdout, "{closed:?}");
-    assert_eq!(fs::read_link(format!("/proc/{}/fd/0", state.only_daemon())).unwrap(), Path::new("/dev/null"));
+    let stdin = format!("/proc/{}/fd/0", state.only_daemon());
+    // It settles after `start` has answered.
+    wait_for(|| (fs::read_link(&stdin).unwrap() == Path::new("/dev/null")).then_some(()));
 }
 
 #[test]

@@ -270,7 +270,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path()).unwrap();
         let at = store.reserve("dead").unwrap();
-        Record { id: "dead".into(), pid: 1, start_time: 1, ..Record::default() }.save(&at).unwrap();
+        Record { id: "dead".into(), pid: 1, start_time: u64::MAX, ..Record::default() }.save(&at).unwrap();
         let found = store.find("dead").unwrap();
         assert_eq!(found.status().unwrap(), Status::Stopped);
         assert_eq!(store.all().unwrap().len(), 1);

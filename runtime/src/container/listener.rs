@@ -46,7 +46,12 @@ pub fn hand_over(pidfd: BorrowedFd<'_>, number: u32, pid: u32, subject: Subject<
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [fd.as_fd()];
     control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(&socket, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::NOSIGNAL)
-        .map_err(|e| failed("sendmsg", e))?;
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        // An agent that reads slowly gets the state in pieces, the first of them with the descriptor.
+        let sent = sendmsg(&socket, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL);
+        rest = &rest[sent.map_err(|e| failed("sendmsg", e))?..];
+        control.clear();
+    }
     Ok(())
 }

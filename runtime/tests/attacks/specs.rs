@@ -25,7 +25,7 @@ pub fn lines() -> Vec<Line> {
 /// Refused with a sentence, or carried out: not a crash, not a hang.
 fn sane(ended: &Ended) -> bool {
     let panicked = ended.err.contains("panicked") || ended.code == Some(128);
-    ended.code.is_some() && !panicked && ended.took < Duration::from_secs(8)
+    ended.code.is_some() && !panicked && ended.took < Duration::from_secs(30)
 }
 
 fn judge(bed: &mut Bed<'_>) -> Verdict {

@@ -151,10 +151,13 @@ pub fn play(role: &str) -> ! {
         }
         // Writes to a disk.
         "disk" => {
-            let mut disk = std::fs::File::options().write(true).open(argument).unwrap();
-            std::io::Write::write_all(&mut disk, &vec![1; 1 << 20]).unwrap();
-            disk.sync_all().unwrap();
-            forever()
+            let disk = std::fs::File::options().write(true).open(argument).unwrap();
+            // Again and again: pages that the kernel writes before we do are not ours.
+            loop {
+                std::os::unix::fs::FileExt::write_all_at(&disk, &vec![1; 1 << 20], 0).unwrap();
+                disk.sync_all().unwrap();
+                std::thread::sleep(Duration::from_millis(50));
+            }
         }
         // Forks children that fork children, for as long as it is let.
         "breed" => loop {

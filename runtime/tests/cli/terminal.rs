@@ -101,7 +101,7 @@ pub fn foreground(b: &Bench) {
     let size = |rows, columns| Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(&master, size(40, 90)).unwrap();
     // runc sets the size when its container may run already.
-    let first = if b.is_mini() { "" } else { "sleep 0.5; " };
+    let first = if b.is_mini() { "" } else { "until stty size | grep -q '40 90'; do sleep 0.05; done; " };
     let script = "tty; stty size; read line; echo got $line; stty size; trap 'echo int; exit 4' INT; echo ready; while :; do sleep 0.01; done";
     b.spec(&["sh", "-c", &format!("{first}{script}")], |s| s["process"]["terminal"] = json!(true));
     let stdio = || Stdio::from(ours.try_clone().unwrap());

@@ -205,7 +205,8 @@ fn hooks_that_fail() -> Result<(), Failed> {
     let busybox = bundle.dir.join("rootfs/bin/busybox").display().to_string();
     for (name, script, sentence) in table {
         let path = if name == "startContainer" { "/bin/busybox" } else { &busybox };
-        let hooks = json!({name: [{"path": path, "args": ["sh", "-c", script], "timeout": 1}]});
+        let timeout = if script.contains("sleep 30") { 1 } else { 60 };
+        let hooks = json!({name: [{"path": path, "args": ["sh", "-c", script], "timeout": timeout}]});
         let patch = json!({"hooks": hooks, "process": {"args": ["sleep", "100"]}});
         let error = run(&host, bundle.create(&bundle.spec(&patch))).unwrap_err().to_string();
         assert_eq!(error.replace(&busybox, "BUSYBOX"), sentence);

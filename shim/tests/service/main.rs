@@ -321,7 +321,7 @@ fn an_oom_kill_is_told_before_the_exit() {
         let Some(bed) = Bed::new("oom").await else { return };
         let id = bed.id("a");
         let request = bed.request(&id, "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}", |spec| {
-            spec["linux"]["resources"] = json!({ "memory": { "limit": 20_000_000 } });
+            spec["linux"]["resources"] = json!({ "memory": { "limit": 20_000_000, "swap": 20_000_000 } });
         });
         bed.task.create(limit(), &request).await.unwrap();
         bed.start(&id, "").await.unwrap();
