@@ -343,14 +343,16 @@ impl Reader<'_> {
     }
 }
 
-/// What follows the one complete type that a signature begins with.
+/// What follows the one complete type that a signature begins with. There is no empty struct: a value of it would have no
+/// bytes, and an array no end.
 fn skip(signature: &[u8]) -> Option<&[u8]> {
-    let mut open = 0u32;
+    let (mut open, mut before) = (0u32, 0);
     for (i, byte) in signature.iter().enumerate() {
-        match byte {
-            b'(' | b'{' => open += 1,
-            b')' | b'}' => open = open.checked_sub(1)?,
-            b'a' => continue,
+        match (std::mem::replace(&mut before, *byte), byte) {
+            (b'(' | b'{' | b'a', b')' | b'}') => return None,
+            (_, b'(' | b'{') => open += 1,
+            (_, b')' | b'}') => open = open.checked_sub(1)?,
+            (_, b'a') => continue,
             _ => {}
         }
         if open == 0 {
@@ -440,6 +442,11 @@ mod tests {
                 let _ = decode(&broken);
             }
         }
+        // Elements without bytes could be any number.
+        let mut endless = answer(&[Value::Array("()".into(), Vec::new()), Value::Uint64(0)]);
+        let at = endless.len() - 16;
+        endless[at] = 8;
+        assert_eq!(decode(&endless), None);
         assert!(length(&[b'B'; 16]).is_err());
         assert!(length(&[b'l', 2, 0, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]).is_err());
         assert_eq!(length(b"l"), Ok(None));
@@ -450,7 +457,7 @@ mod tests {
         for good in ["s", "as", "a(ss)", "a{sv}", "(a(yv)s)", "aau"] {
             assert!(is_single(good), "{good}");
         }
-        for bad in ["", "ss", "a", "(s", "s)", "az", "a(s"] {
+        for bad in ["", "ss", "a", "(s", "s)", "az", "a(s", "()", "a()", "a{}", "(s())", "(sa)"] {
             assert!(!is_single(bad), "{bad}");
         }
     }
