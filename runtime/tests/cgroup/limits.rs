@@ -220,6 +220,13 @@ const CASES: &[Case] = &[
         Files(&[("memory.high", "1048576")]),
     ),
     case(
+        "unified, nothing",
+        CPUSET,
+        r#"{"cpu": {"cpus": "0"}, "unified": {"cpuset.cpus": ""}}"#,
+        Refused("/linux/resources/unified/cpuset.cpus: invalid configuration: cannot use unified on cgroup v1"),
+        Files(&[("cpuset.cpus", "")]),
+    ),
+    case(
         "unified, controller missing",
         MEMORY,
         r#"{"unified": {"nosuch.limit": "1"}}"#,

@@ -264,6 +264,17 @@ fn unified_entries() {
         ]
     );
     assert_eq!(refused(false, json, &[]), "unified/io.max: invalid configuration: cannot use unified on cgroup v1");
+    for (value, lines) in [
+        (r"", &[r"\n"][..]),
+        (r"\n", &[r"\n"]),
+        (r"1\n", &["1"]),
+        (r"1\n\n", &["1", r"\n"]),
+        (r"1\n\n2", &["1", r"\n", "2"]),
+    ] {
+        let shown = shown(true, &format!(r#"{{"unified": {{"cpuset.cpus": "{value}"}}}}"#), &[]);
+        let expected = lines.iter().map(|line| format!(" cpuset.cpus = {line} (unified/cpuset.cpus, Unified)"));
+        assert_eq!(shown, expected.map(|line| line.replace(r"\n", "\n")).collect::<Vec<_>>(), "{value}");
+    }
     assert_eq!(
         refused(true, r#"{"unified": {"a/../b.c": "1"}}"#, &[]),
         r#"unified/a~1..~1b.c: unified resource "a/../b.c" must be a file name (no slashes)"#

@@ -153,7 +153,8 @@ pub(super) fn block_io(b: &BlockIo, list: &mut List) -> Result<()> {
     Ok(())
 }
 
-/// `unified`: files of the group written as they are, line by line, after everything else.
+/// `unified`: files of the group written as they are, line by line, after everything else. An empty line is a value, too:
+/// it resets `cpuset.cpus`.
 pub(super) fn unified(entries: &BTreeMap<String, String>, host: &Host<'_>, list: &mut List) -> Result<()> {
     list.controller = "";
     for (key, value) in entries {
@@ -167,7 +168,9 @@ pub(super) fn unified(entries: &BTreeMap<String, String>, host: &Host<'_>, list:
         if !key.contains('.') {
             return invalid(&from, format!("unified resource {key:?} must be in the form CONTROLLER.PARAMETER"));
         }
-        for line in value.lines() {
+        for line in value.strip_suffix('\n').unwrap_or(value).split('\n') {
+            // A write of no bytes would never get to the file.
+            let line = if line.is_empty() { "\n" } else { line };
             list.put(&from, key.as_str(), line, Rule::Unified);
         }
     }
