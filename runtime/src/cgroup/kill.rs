@@ -71,6 +71,8 @@ pub(super) fn signal(pids: &[u32], signal: i32, group: &dyn Fn() -> Result<Vec<u
             let sent = match fd {
                 Ok(fd) if still.contains(&number) => signal_pidfd(fd.as_fd(), signal),
                 Ok(_) => Ok(()),
+                // By now the number is that of a thread: the process is gone. Newer kernels say ENOENT.
+                Err(Errno::INVAL | Errno::NOENT) => Ok(()),
                 Err(e) => Err(e),
             };
             match sent {

@@ -386,18 +386,25 @@ pub(super) fn wait(events: &OwnedFd, deadline: Instant) -> rustix::io::Result<()
 pub(super) fn pids(top: &Path) -> Result<Vec<u32>> {
     let mut pids = Vec::new();
     each(top, &mut |dir| {
-        let text = match read_at(dir, "cgroup.procs") {
+        let (text, threaded) = match read_at(dir, "cgroup.procs") {
             // A threaded group has no processes, only threads.
-            Err(Errno::OPNOTSUPP) => read_at(dir, "cgroup.threads")?,
-            read => read?,
+            Err(Errno::OPNOTSUPP) => (read_at(dir, "cgroup.threads")?, true),
+            read => (read?, false),
         };
         // 0 stands for a process that our pid namespace does not show; as a number for kill(2) it would mean ourselves.
-        pids.extend(text.lines().filter_map(|l| l.parse::<u32>().ok()).filter(|pid| *pid != 0));
+        let numbers = text.lines().filter_map(|l| l.parse::<u32>().ok()).filter(|pid| *pid != 0);
+        pids.extend(numbers.filter_map(|n| if threaded { process_of(n) } else { Some(n) }));
         Ok(())
     })?;
     pids.sort_unstable();
     pids.dedup();
     Ok(pids)
+}
+
+/// The process of a thread; none if it is gone.
+fn process_of(thread: u32) -> Option<u32> {
+    let status = kernfs::small(&format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
 /// The group, this one or one below, that has a process, as a descriptor for `CLONE_INTO_CGROUP`.

@@ -198,6 +198,15 @@ fn threaded() -> Done {
     let attach = group.0.attach().unwrap();
     assert!(attach.into.is_none());
     assert!(attach.tasks.last().unwrap().0.ends_with("cgroup.threads"));
+    // It has no list of processes, and its threads are not all processes.
+    for (whole, signal) in [(&parent, libc::SIGTERM), (&group, libc::SIGTERM), (&group, libc::SIGKILL)] {
+        let mut process = start(&parent, "threads");
+        std::fs::write(dir.join("cgroup.procs"), process.pid.to_string()).unwrap();
+        eventually("two threads", || read(&dir.join("cgroup.threads")).lines().count() == 2);
+        assert_eq!(whole.0.pids().unwrap(), [process.pid]);
+        whole.0.kill(signal).unwrap();
+        assert_eq!(process.wait(Duration::from_secs(5)), Some(128 + signal));
+    }
     Ok(())
 }
 

@@ -167,6 +167,11 @@ pub fn play(role: &str) -> ! {
             }
             std::thread::sleep(Duration::from_millis(1));
         },
+        // Waits in two threads.
+        "threads" => {
+            let _ = std::thread::spawn(|| forever());
+            forever()
+        }
         // Waits, with a child that waits.
         "pair" => {
             let exe = std::env::current_exe().unwrap();
