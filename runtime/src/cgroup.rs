@@ -287,7 +287,7 @@ impl Cgroup {
     pub fn limit(&self, r: &Resources) -> Result<()> {
         let mut writes = self.record.writes(r)?;
         if self.record.systemd.is_some() {
-            systemd::round(&self.record, &mut writes);
+            systemd::round(&self.record, &mut writes)?;
         }
         limits::perform(&writes, &self.record)
     }

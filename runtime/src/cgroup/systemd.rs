@@ -76,7 +76,7 @@ impl Cgroup {
         let mut manager = Manager::connect(unit.user)?;
         let systemd = manager.version()?;
         let keeper = if unit.is_slice() { None } else { Some(Keeper::new()?) };
-        let mut later = properties::of_limits(&mut writes, systemd, &|_| None);
+        let mut later = properties::of_limits(&mut writes, systemd, &|_| None)?;
         let crowded = keeper.is_some() && properties::tasks_max(&writes).is_some_and(|n| n < COMPANY);
         let now = later.extract_if(.., |(name, _)| !(crowded && name == "TasksMax")).collect::<Vec<_>>();
         let mut all = begin(&unit, keeper.as_ref(), version(&record));
@@ -124,12 +124,12 @@ impl Cgroup {
     /// what it can express.
     pub(super) fn tell(&self, unit: &Unit, writes: &mut [limits::Write], r: &Resources) -> Result<()> {
         let current = |file: &str| self.record.current("cpu", file);
-        if properties::of_limits(&mut writes.to_vec(), u32::MAX, &current).is_empty() && r.devices.is_empty() {
+        if properties::of_limits(&mut writes.to_vec(), u32::MAX, &current)?.is_empty() && r.devices.is_empty() {
             return Ok(());
         }
         let mut manager = Manager::connect(unit.user)?;
         let systemd = manager.version()?;
-        let mut all = properties::of_limits(writes, systemd, &current);
+        let mut all = properties::of_limits(writes, systemd, &current)?;
         let version = version(&self.record);
         if r.devices.is_empty() {
             return manager.set(unit, all);
@@ -156,8 +156,8 @@ impl Cgroup {
 }
 
 /// Raises the quotas of a unit's limits as [`Cgroup::tell`] does, for files only.
-pub(super) fn round(record: &Record, writes: &mut [limits::Write]) {
-    properties::of_limits(writes, 0, &|file| record.current("cpu", file));
+pub(super) fn round(record: &Record, writes: &mut [limits::Write]) -> Result<()> {
+    properties::of_limits(writes, 0, &|file| record.current("cpu", file)).map(drop)
 }
 
 fn version(record: &Record) -> Version {

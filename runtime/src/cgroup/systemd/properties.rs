@@ -24,11 +24,47 @@ const CPUSETS: u32 = 244;
 const IDLE: u32 = 252;
 const OOM_POLICY: u32 = 253;
 
-fn number(text: &str) -> Option<u64> {
+/// A value of a file, unlimited or else what `read` takes it for.
+fn limit(text: &str, read: fn(&str) -> Option<u64>) -> Option<u64> {
     match text.trim() {
         "max" | "-1" => Some(INFINITY),
-        digits => digits.parse().ok(),
+        digits => read(digits),
     }
+}
+
+/// The number that a text begins with, whose base its prefix says, and the rest: the kernel's `simple_strtoull`.
+fn leading(text: &str) -> Option<(u64, &str)> {
+    let hex =
+        text.strip_prefix("0x").or(text.strip_prefix("0X")).filter(|d| d.starts_with(|c: char| c.is_ascii_hexdigit()));
+    let base = if hex.is_some() { 16 } else { 10 - 2 * u32::from(text.starts_with('0')) };
+    let digits = hex.unwrap_or(text);
+    let end = digits.find(|c: char| !c.is_digit(base)).unwrap_or(digits.len());
+    Some((u64::from_str_radix(&digits[..end], base).ok()?, &digits[end..]))
+}
+
+/// A number in any base: the kernel's `kstrtoull`.
+fn number(text: &str) -> Option<u64> {
+    leading(text).filter(|(_, rest)| rest.is_empty()).map(|(n, _)| n)
+}
+
+/// A number of bytes, such as `512M`: the kernel's `memparse`.
+fn size(text: &str) -> Option<u64> {
+    let (n, rest) = leading(text)?;
+    let power = match rest {
+        "" => 0,
+        unit => 1 + ["K", "M", "G", "T", "P", "E"].iter().position(|known| unit.eq_ignore_ascii_case(known))?,
+    };
+    n.checked_mul(1 << (10 * power))
+}
+
+/// A decimal number, where the kernel takes no other.
+fn decimal(text: &str) -> Option<u64> {
+    text.parse().ok()
+}
+
+/// Not left to the files: what systemd has not been told it takes back.
+fn unknown(write: &Write, what: &str) -> Error {
+    Error::invalid(&write.from, format!("value conversion error: {:?} is no {what}", write.value.trim()))
 }
 
 /// Quota and period of a request in microseconds; no quota is none.
@@ -56,42 +92,47 @@ impl Bandwidth {
 /// express. What no property of that version stands for is left to the files, as in runc.
 ///
 /// `current` is the present content of a file of the `cpu` controller, for what an update does not name.
-pub fn of_limits(writes: &mut [Write], version: u32, current: &dyn Fn(&str) -> Option<String>) -> Vec<Property> {
+///
+/// # Errors
+/// With the write's pointer: a value that a property stands for, and that is not understood.
+pub fn of_limits(
+    writes: &mut [Write],
+    version: u32,
+    current: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<Property>> {
     let mut properties: Vec<Property> = Vec::new();
     let mut set = |name: &str, value: Value| match properties.iter_mut().find(|(known, _)| known == name) {
         Some((_, old)) => *old = value, // `unified` comes last and wins, as in the files
         None => properties.push((name.to_owned(), value)),
     };
-    bandwidth(writes, version, current, &mut set);
+    bandwidth(writes, version, current, &mut set)?;
     let idle = writes.iter().any(|w| w.file == "cpu.idle" && w.value.trim() == "1");
     for write in writes.iter() {
         let (name, value) = match write.file.as_str() {
-            "memory.max" => ("MemoryMax", number(&write.value)),
-            "memory.high" => ("MemoryHigh", number(&write.value)),
-            "memory.low" => ("MemoryLow", number(&write.value)),
-            "memory.min" => ("MemoryMin", number(&write.value)),
-            "memory.swap.max" => ("MemorySwapMax", number(&write.value)),
-            "memory.limit_in_bytes" => ("MemoryLimit", number(&write.value)),
-            "pids.max" => ("TasksMax", number(&write.value).map(|n| n.max(1))), // 0 is not taken
-            "cpu.shares" => ("CPUShares", number(&write.value)),
-            "cpu.weight" if !idle => ("CPUWeight", number(&write.value)),
+            "memory.max" => ("MemoryMax", limit(&write.value, size)),
+            "memory.high" => ("MemoryHigh", limit(&write.value, size)),
+            "memory.low" => ("MemoryLow", limit(&write.value, size)),
+            "memory.min" => ("MemoryMin", limit(&write.value, size)),
+            "memory.swap.max" => ("MemorySwapMax", limit(&write.value, size)),
+            "memory.limit_in_bytes" => ("MemoryLimit", limit(&write.value, size)),
+            "pids.max" => ("TasksMax", limit(&write.value, number).map(|n| n.max(1))), // 0 is not taken
+            "cpu.shares" => ("CPUShares", limit(&write.value, number)),
+            "cpu.weight" if !idle => ("CPUWeight", limit(&write.value, number)),
             "cpu.idle" if idle && version >= IDLE => ("CPUWeight", Some(0)), // systemd's word for idle
-            "io.weight" => ("IOWeight", number(write.value.trim_start_matches("default"))),
-            "blkio.weight" => ("BlockIOWeight", number(&write.value)),
+            "io.weight" if write.value.contains(':') => continue,            // a device's
+            "io.weight" => ("IOWeight", limit(write.value.trim_start_matches("default"), decimal)),
+            "blkio.weight" => ("BlockIOWeight", limit(&write.value, number)),
             "cpuset.cpus" | "cpuset.mems" if version >= CPUSETS => {
                 let name = if write.file == "cpuset.cpus" { "AllowedCPUs" } else { "AllowedMemoryNodes" };
-                if let Some(bits) = bits(&write.value) {
-                    set(name, Value::bytes(&bits));
-                }
+                let bits = bits(&write.value).ok_or_else(|| unknown(write, "list of numbers"))?;
+                set(name, Value::bytes(&bits));
                 continue;
             }
             _ => continue,
         };
-        if let Some(value) = value {
-            set(name, Value::Uint64(value));
-        }
+        set(name, Value::Uint64(value.ok_or_else(|| unknown(write, "number"))?));
     }
-    properties
+    Ok(properties)
 }
 
 /// `cpu.max` in one file, or quota and period in two.
@@ -100,27 +141,27 @@ fn bandwidth(
     version: u32,
     current: &dyn Fn(&str) -> Option<String>,
     set: &mut dyn FnMut(&str, Value),
-) {
+) -> Result<()> {
     let find = |file: &str| writes.iter().rposition(|w| w.file == file);
     let (both, quota, period) = (find("cpu.max"), find("cpu.cfs_quota_us"), find("cpu.cfs_period_us"));
-    if both.is_none() && quota.is_none() && period.is_none() {
-        return;
-    }
+    let Some(named) = both.or(quota).or(period) else { return Ok(()) };
     let given = |at: Option<usize>| at.map(|at| writes[at].value.clone());
     let (quota_word, period_word) = match given(both) {
         Some(line) => {
             let mut words = line.split_whitespace().map(str::to_owned);
             let (quota, period) = (words.next(), words.next());
             let now = || current("cpu.max")?.split_whitespace().nth(1).map(str::to_owned);
-            (quota, period.or_else(now))
+            (Some(quota.unwrap_or_default()), period.or_else(now))
         }
         None => {
             let or_now = |at, file: &str| given(at).or_else(|| current(file));
             (or_now(quota, "cpu.cfs_quota_us"), or_now(period, "cpu.cfs_period_us"))
         }
     };
-    let limit = quota_word.and_then(|word| number(&word)).filter(|n| *n != INFINITY && *n != 0);
-    let mut wanted = Bandwidth { quota: limit, period: period_word.and_then(|w| number(&w)).unwrap_or(PERIOD) };
+    let word = |word: String| limit(&word, decimal).ok_or_else(|| unknown(&writes[named], "number"));
+    let period = period_word.map_or(Ok(PERIOD), word)?;
+    let quota_now = quota_word.map_or(Ok(INFINITY), word)?;
+    let mut wanted = Bandwidth { quota: Some(quota_now).filter(|n| *n != INFINITY && *n != 0), period };
     if version >= QUOTA_PERIOD {
         set("CPUQuotaPeriodUSec", Value::Uint64(wanted.period));
     }
@@ -133,6 +174,7 @@ fn bandwidth(
             writes[at].value = rounded.to_string();
         }
     }
+    Ok(())
 }
 
 /// `memory.oom.group` is a property that only a new unit takes.
@@ -145,9 +187,9 @@ pub fn oom_policy(unified: &BTreeMap<String, String>, version: u32) -> Option<Pr
     (version >= OOM_POLICY).then(|| ("OOMPolicy".to_owned(), Value::text(word)))
 }
 
-/// `1,3-5` as a mask, the lowest number in the first byte; `None` if it is no such list, which the file will say better.
+/// `1,3-5` as a mask, the lowest number in the first byte; `None` if it is no such list.
 fn bits(list: &str) -> Option<Vec<u8>> {
-    let mut mask = Vec::new();
+    let mut mask = vec![0u8]; // an empty list is one, too
     for range in list.split(',').map(str::trim).filter(|range| !range.is_empty()) {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
@@ -155,15 +197,15 @@ fn bits(list: &str) -> Option<Vec<u8>> {
         if first > last || last >= 1 << 16 {
             return None;
         }
-        mask.resize(mask.len().max(last / 8 + 1), 0u8);
+        mask.resize(mask.len().max(last / 8 + 1), 0);
         (first..=last).for_each(|n| mask[n / 8] |= 1 << (n % 8));
     }
-    (!mask.is_empty()).then_some(mask)
+    Some(mask)
 }
 
 /// `pids.max` of a list of writes.
 pub fn tasks_max(writes: &[Write]) -> Option<u64> {
-    writes.iter().rfind(|w| w.file == "pids.max").and_then(|w| number(&w.value))
+    writes.iter().rfind(|w| w.file == "pids.max").and_then(|w| limit(&w.value, number))
 }
 
 /// The properties of `org.systemd.property.NAME` annotations; `…Sec` is given in seconds and becomes `…USec`, as in runc.

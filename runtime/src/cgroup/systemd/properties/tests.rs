@@ -13,7 +13,7 @@ fn properties(resources: Json, v: Version, version: u32, now: &[(&str, &str)]) -
     let current = |file: &str| now.iter().find(|(name, _)| *name == file).map(|(_, text)| (*text).to_owned());
     let host = Host { version: &|_| Some(v), current: &|_, file| current(file), unified: v == Version::V2 };
     let mut writes = limits::list(&r, &host).unwrap();
-    let properties = of_limits(&mut writes, version, &current);
+    let properties = of_limits(&mut writes, version, &current).unwrap();
     let show = |(name, value): &Property| match value {
         Value::Uint64(INFINITY) => format!("{name}=infinity"),
         Value::Uint64(n) => format!("{name}={n}"),
@@ -63,6 +63,63 @@ fn version_1() {
     assert_eq!(all(Version::V1, 247, resources), expected);
 }
 
+/// What the kernel takes from the files (memparse, kstrtoull, bitmap_parselist) is told, or refused if it is not understood.
+#[test]
+fn words_of_unified() {
+    let file = |key: &str, value: &str| all(Version::V2, 252, json!({"unified": {key: value}}));
+    for (value, bytes) in [
+        ("4096\n", "4096"),
+        ("0", "0"),
+        ("max", "infinity"),
+        ("512M", "536870912"),
+        ("1g", "1073741824"),
+        ("3k", "3072"),
+        ("2T", "2199023255552"),
+        ("1p", "1125899906842624"),
+        ("1E", "1152921504606846976"),
+        ("0x1000", "4096"),
+        ("0XfE", "254"),
+        ("0x1e", "30"),
+        ("0x1eK", "30720"),
+        ("010k", "8192"),
+    ] {
+        for (key, name) in
+            [("memory.max", "MemoryMax"), ("memory.high", "MemoryHigh"), ("memory.swap.max", "MemorySwapMax")]
+        {
+            assert_eq!(file(key, value), format!("{name}={bytes}"), "{value}");
+        }
+    }
+    assert_eq!(file("pids.max", "0x10"), "TasksMax=16");
+    assert_eq!(file("cpu.weight", "010"), "CPUWeight=8");
+    assert_eq!(file("cpu.max", "0100000"), "CPUQuotaPeriodUSec=100000 CPUQuotaPerSecUSec=1000000");
+    assert_eq!(file("io.weight", "default 010\n8:0 300"), "IOWeight=10");
+    assert_eq!(file("cpuset.cpus", ""), "AllowedCPUs=[(0)]");
+    for (key, value) in [
+        ("memory.max", "abc"),
+        ("memory.max", ""),
+        ("memory.max", "512MB"),
+        ("memory.low", "0x"),
+        ("memory.min", "08"),
+        ("memory.high", "1.5G"),
+        ("memory.swap.max", "16E"),
+        ("pids.max", "1k"),
+        ("cpu.weight", "1 2"),
+        ("cpu.max", ""),
+        ("cpu.max", "100K"),
+        ("cpu.max", "max 1x"),
+        ("io.weight", "default"),
+        ("cpuset.cpus", "0-31:1/2"),
+        ("cpuset.mems", "all"),
+    ] {
+        let r: Resources = serde_json::from_value(json!({"unified": {key: value}})).unwrap();
+        let host = Host { version: &|_| Some(Version::V2), current: &|_, _| None, unified: true };
+        let error = of_limits(&mut limits::list(&r, &host).unwrap(), 252, &|_| None).unwrap_err().to_string();
+        let what = if key.starts_with("cpuset") { "list of numbers" } else { "number" };
+        let expected = format!("/linux/resources/unified/{key}: value conversion error: {value:?} is no {what}");
+        assert_eq!(error, expected);
+    }
+}
+
 #[test]
 fn an_idle_group_has_the_weight_0() {
     assert_eq!(all(Version::V2, 252, json!({"cpu": {"idle": 1, "shares": 1024}})), "CPUWeight=0");
@@ -104,7 +161,9 @@ fn quotas_are_whole_percents_for_systemd_and_for_the_files() {
 #[test]
 fn masks() {
     for (list, mask) in [
-        ("0", &[1][..]),
+        ("", &[0][..]),
+        (" ,", &[0]),
+        ("0", &[1]),
         ("0,1,2-3", &[0x0f]),
         (",0,1,", &[3]),
         ("0-3,32-33", &[0x0f, 0, 0, 0, 3]),
@@ -113,7 +172,7 @@ fn masks() {
     ] {
         assert_eq!(bits(list).as_deref(), Some(mask), "{list}");
     }
-    for list in ["", "-", "1-", "-3", "54-53", "1 - 2", "0-4294967295", "x"] {
+    for list in ["-", "1-", "-3", "54-53", "1 - 2", "0-4294967295", "x"] {
         assert_eq!(bits(list), None, "{list}");
     }
 }
