@@ -221,6 +221,13 @@ const CASES: &[Case] = &[
     ),
     case(
         "unified, nothing",
+        MEMORY,
+        r#"{"memory": {"reservation": 52428800}, "unified": {"memory.low": ""}}"#,
+        Refused("/linux/resources/unified/memory.low: invalid configuration: cannot use unified on cgroup v1"),
+        Files(&[("memory.low", "0")]),
+    ),
+    case(
+        "unified, no cpus",
         CPUSET,
         r#"{"cpu": {"cpus": "0"}, "unified": {"cpuset.cpus": ""}}"#,
         Refused("/linux/resources/unified/cpuset.cpus: invalid configuration: cannot use unified on cgroup v1"),
