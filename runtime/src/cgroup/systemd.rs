@@ -24,7 +24,7 @@ pub(super) use wire::Value;
 
 use manager::Manager;
 
-use super::{Cgroup, Layout, Record, Version, devices, freeze, limits, tree};
+use super::{Cgroup, Layout, Record, Version, devices, file, freeze, limits, tree};
 use crate::child::Keeper;
 use crate::error::{Error, Kind, Result};
 use crate::spec::{Resources, Spec};
@@ -35,6 +35,14 @@ const BOOTED: &str = "/run/systemd/system";
 /// As many processes as may be in the group until the keeper has gone: itself, and a child that is born in two steps. A
 /// smaller limit has to wait until then.
 const COMPANY: u64 = 4;
+
+/// Files that systemd writes whenever it is told anything of a unit, and of whose limits it cannot always be told.
+const UNTOLD: [(&str, &str); 4] = [
+    ("memory", "memory.oom.group"),
+    ("memory", "memory.zswap.max"),
+    ("memory", "memory.zswap.writeback"),
+    ("pids", "pids.max"), // of 0
+];
 
 /// What a new unit waits for.
 #[derive(Debug, Default)]
@@ -115,7 +123,7 @@ impl Cgroup {
         let Unsettled { keeper, later } = self.unsettled();
         drop(keeper);
         match &self.record.systemd {
-            Some(unit) if !later.is_empty() => Manager::connect(unit.user)?.set(unit, later),
+            Some(unit) if !later.is_empty() => self.set(&mut Manager::connect(unit.user)?, unit, later, &[]),
             _ => Ok(()),
         }
     }
@@ -132,7 +140,7 @@ impl Cgroup {
         let mut all = properties::of_limits(writes, systemd, &current)?;
         let version = version(&self.record);
         if r.devices.is_empty() {
-            return manager.set(unit, all);
+            return self.set(&mut manager, unit, all, writes);
         }
         all.extend(devices::unit::properties(&r.devices, version, systemd)?);
         // On version 1 systemd forbids every device before it allows some, and nobody may open one meanwhile.
@@ -140,8 +148,22 @@ impl Cgroup {
         if still {
             self.freeze()?;
         }
-        let set = manager.set(unit, all);
+        let set = self.set(&mut manager, unit, all, writes);
         if still { set.and(self.thaw()) } else { set }
+    }
+
+    /// Changes properties, and puts back what systemd thereby takes from files that are not among the writes to come.
+    fn set(&self, manager: &mut Manager, unit: &Unit, all: Vec<Property>, writes: &[limits::Write]) -> Result<()> {
+        let untold = UNTOLD.iter().filter(|(_, name)| !writes.iter().any(|write| write.file == *name));
+        let paths = untold.filter_map(|(controller, name)| Some(self.record.find(controller)?.1.join(name)));
+        let before: Vec<_> = paths.filter_map(|path| Some((file::get(&path).ok()?, path))).collect();
+        manager.set(unit, all)?;
+        for (text, path) in before {
+            if file::get(&path).is_ok_and(|now| now != text) {
+                file::write(&path, text.trim())?;
+            }
+        }
+        Ok(())
     }
 
     /// Has systemd stop the unit, and waits for it. Processes that are on their way out are waited for first: systemd

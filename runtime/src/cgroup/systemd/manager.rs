@@ -109,11 +109,13 @@ impl Manager {
         Err(Error::new(Kind::Kernel, OP, &unit.name, format!("error creating systemd unit: got {result:?}")))
     }
 
-    /// Changes properties until the next boot.
+    /// Changes properties until the next boot, and waits until systemd has written the files. It does that after its
+    /// answer, but before it looks at another call (manager_loop).
     pub fn set(&mut self, unit: &Unit, properties: Vec<Property>) -> Result<()> {
         const OP: &str = "SetUnitProperties";
         let list = Value::Array("(sv)".into(), properties.into_iter().map(pair).collect());
-        self.call(OP, &[Value::text(&unit.name), Value::Bool(true), list]).map(drop).map_err(|e| failed(OP, unit, &e))
+        self.call(OP, &[Value::text(&unit.name), Value::Bool(true), list]).map_err(|e| failed(OP, unit, &e))?;
+        self.version().map(drop)
     }
 
     /// Stops a unit and waits until it is gone; one that is gone is fine.
