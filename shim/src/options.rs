@@ -170,6 +170,8 @@ fn table(text: &str, origin: &str) -> Result<Options, String> {
             "systemdcgroup" => o.systemd_cgroup = Some(flag()?),
             "criuimagepath" => o.criu_image_path = text()?,
             "criuworkpath" => o.criu_work_path = text()?,
+            // Only a checkpoint would run it. It stands in the default table of 1.7; the message has dropped it.
+            "criupath" => drop(text()?),
             "taskapiaddress" => api.0 = text()?,
             "taskapiversion" => api.1 = number()?.into(),
             // The CRI hands over the whole table, so the key that names its type comes along.
@@ -241,6 +243,26 @@ mod tests {
         assert_eq!(decode(Some(&any("", b""))), Ok(Options::default()));
         assert_eq!(decode(Some(&any("runtimeoptions.v1.Options", b""))), Ok(Options::default()));
         assert_eq!(decode(Some(&any("containerd.runc.v1.Options", b""))), Ok(Options::default()));
+    }
+
+    /// `runtimes.runc.options` of containerd 1.7's default configuration, which people copy for their own runtime.
+    #[test]
+    fn the_default_table_of_containerd_1_7_asks_for_nothing() {
+        let body = r#"
+            BinaryName = ""
+            CriuImagePath = ""
+            CriuPath = ""
+            CriuWorkPath = ""
+            IoGid = 0
+            IoUid = 0
+            NoNewKeyring = false
+            NoPivotRoot = false
+            Root = ""
+            ShimCgroup = ""
+            SystemdCgroup = false
+"#;
+        let expected = Options { systemd_cgroup: Some(false), ..Options::default() };
+        assert_eq!(decode(Some(&any("runtimeoptions.v1.Options", &field(3, body)))), Ok(expected));
     }
 
     /// Bytes as Go's protobuf writes them for Options{NoPivotRoot, ShimCgroup "/shims", IoUid 1000, IoGid 1000, BinaryName "runc",

@@ -112,10 +112,12 @@ default_runtime_name = "{default}"
     for name in handlers(containerd) {
         match *name {
             "mini" => add(name, mini, ""),
+            // All keys of runc's table in the default configuration of 1.7, as people copy it.
             "mini-options" => add(
                 name,
                 mini,
-                "[options]\nBinaryName = \"\"\nRoot = \"\"\nIoUid = 4321\nIoGid = 4322\nSystemdCgroup = false",
+                "[options]\nBinaryName = \"\"\nCriuImagePath = \"\"\nCriuPath = \"\"\nCriuWorkPath = \"\"\nIoGid = 4322\n\
+                 IoUid = 4321\nNoNewKeyring = false\nNoPivotRoot = false\nRoot = \"\"\nShimCgroup = \"\"\nSystemdCgroup = false",
             ),
             "mini-path" => add(name, runc, &format!("runtime_path = {shim:?}\n[options]\nSystemdCgroup = false")),
             _ => add(name, runc, ""),
