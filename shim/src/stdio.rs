@@ -1,7 +1,7 @@
 //! A process's three streams: fifos, files, loggers, consoles.
 //!
 //! Opening happens on a worker thread ([`open`]: paths belong to others and may hang), copying on the event loop
-//! ([`Wiring::run`]). Only the ends of stdin's fifo are opened on the loop, when the process is there: a client whose open(2)
+//! ([`Wiring::run`]); what cannot be polled is read and written by workers. Only the ends of stdin's fifo are opened on the loop, when the process is there: a client whose open(2)
 //! returns may write, hang up and call CloseIO at once, and asks once. Between the client's end and the process there is always a pipe of ours, so that a client may die
 //! and come back without the process getting EPIPE, and a full pipe stops the process and nobody else: nothing is dropped.
 #![forbid(unsafe_code)]
@@ -26,14 +26,14 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 pub use drain::Drain;
-use fifo::{Fifo, Target};
+use fifo::{Fifo, Input, Target};
 use logger::Logger;
 pub use streams::Streams;
 
 /// What the client asked for, word for word; State gives it back so that others can attach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Paths {
-    /// Path of a fifo, or empty.
+    /// Path of a fifo, a file or a character device, or empty.
     pub stdin: String,
     /// Path or URI, or empty. Its scheme decides for both outputs.
     pub stdout: String,
@@ -83,8 +83,7 @@ pub struct Wiring {
 }
 
 struct Stdin {
-    /// A handle on the client's fifo, neither end of which is open yet.
-    fifo: OwnedFd,
+    from: Input,
     /// The process's pipe; none with a console.
     to: Option<OwnedFd>,
 }
@@ -153,13 +152,13 @@ pub fn open(paths: &Paths, owner: Owner, names: &Names) -> Result<Opened, String
         }
     }
     if !paths.stdin.is_empty() {
-        let fifo = fifo::fifo_handle(strip(&paths.stdin))?;
+        let from = Input::open(strip(&paths.stdin))?;
         let mut to = None;
         if !paths.terminal {
             let (read, write) = pipe(owner)?;
             (child.stdin, to) = (Some(read), Some(nonblocking(write)?));
         }
-        wiring.stdin = Some(Stdin { fifo, to });
+        wiring.stdin = Some(Stdin { from, to });
     }
     Ok(Opened { child, wiring })
 }

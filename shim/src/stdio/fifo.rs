@@ -1,4 +1,4 @@
-//! The client's fifos, and what else an output can go to.
+//! The client's fifos, and what else there can be in their place.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -20,6 +20,15 @@ pub(super) enum Target {
     File(Arc<OwnedFd>),
     /// A logger's pipe (only a console needs copying into it).
     Pipe(Arc<OwnedFd>),
+}
+
+/// Where stdin comes from.
+pub(super) enum Input {
+    /// A handle on the client's fifo, neither end of which is open yet.
+    Fifo(OwnedFd),
+    /// A file or character device, for reading. It is copied and never handed over: root in a container could open it
+    /// again by /proc/self/fd/0, and write.
+    File(OwnedFd),
 }
 
 /// Both ends of a client's fifo. As long as the read end is held (it is never read) a client that dies leaves neither
@@ -76,6 +85,21 @@ pub(super) fn fifo_handle(path: &str) -> Result<OwnedFd, String> {
         return Err(format!("{path:?} is not a fifo"));
     }
     Ok(handle)
+}
+
+impl Input {
+    /// Errors: the path does not exist, cannot be opened, or is a directory and the like.
+    pub(super) fn open(path: &str) -> Result<Self, String> {
+        let handle = handle(path)?;
+        match kind(&handle, path)? {
+            FileType::Fifo => Ok(Self::Fifo(handle)),
+            FileType::RegularFile | FileType::CharacterDevice => {
+                let file = open_at(&handle, OFlags::RDONLY).map_err(|e| failed("open", path, &e.into()))?;
+                Ok(Self::File(file))
+            }
+            _ => Err(format!("{path:?} is neither a fifo nor a file nor a character device")),
+        }
+    }
 }
 
 /// The write end, as soon as a client has the read end open: without one there is ENXIO (fifo(7)). None after [`COMING`].

@@ -306,6 +306,39 @@ pub(super) async fn copy_to_file(from: Arc<Fd>, to: Arc<OwnedFd>, source: Source
     }
 }
 
+/// The other way round: from a file or device that cannot be polled, whose reading may block. A worker reads each piece; it is
+/// written here, so that no worker outlives a process that does not read.
+///
+/// Errors: as with [`copy`].
+pub(super) async fn copy_from_file(from: Arc<OwnedFd>, to: &Fd) -> io::Result<()> {
+    loop {
+        let file = Arc::clone(&from);
+        let Ok(piece) = worker::run(c"stdio", move || read_piece(&file)).await else {
+            // No thread to be had.
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let mut pending = piece?;
+        if pending.is_empty() {
+            return Ok(());
+        }
+        while !pending.is_empty() {
+            let mut ready = to.writable().await?;
+            if flush(to.get_ref(), &mut pending)? == Step::TargetFull {
+                ready.clear_ready();
+            }
+        }
+    }
+}
+
+/// What comes next in a file; nothing at its end.
+fn read_piece(from: &OwnedFd) -> Result<Vec<u8>, Errno> {
+    let mut chunk = vec![0u8; 4 * CHUNK];
+    let length = rustix::io::retry_on_intr(|| read(from, &mut chunk))?;
+    chunk.truncate(length);
+    Ok(chunk)
+}
+
 /// What a descriptor leads to, for the log.
 fn name(file: &OwnedFd) -> String {
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::drain::{self, ToClient};
-use super::fifo::{self, Fifo, Target};
+use super::fifo::{self, Fifo, Input, Target};
 use super::relay::{self, Source};
 use super::{Drain, Output, Stdin, Wiring};
 use crate::ready::{self, Fd};
@@ -61,31 +61,59 @@ impl Wiring {
             let running = run_output(output, console.clone(), bulk, Arc::clone(&hangup), &mut streams.drain)?;
             streams.outputs.push(running);
         }
-        if let Some(Stdin { fifo, to }) = self.stdin {
-            let (from, keeper) = fifo::both_ends(&fifo)?;
-            streams.keeper = Some(keeper);
-            let from = ready::for_reading(from)?;
-            // A client hangs up by closing its end, which ends the source.
-            let never = Notify::new();
-            streams.stdin = match (to, console) {
-                (Some(pipe), _) => {
-                    let pipe = ready::for_writing(pipe)?;
-                    Some(tokio::spawn(async move {
-                        // EPIPE: the process closed its stdin; dropping our end tells the client.
-                        let _ = relay::copy(&from, &pipe, Source::Pipe, relay::BULK, &never).await;
-                    }))
-                }
-                (None, Some(master)) => Some(tokio::spawn(async move {
-                    let _ = relay::copy(&from, &master, Source::Console, relay::BULK, &never).await;
-                    // All writers of the fifo are gone, ours included: the client has hung up, so the terminal does.
-                    // The kernel sends SIGHUP when the last descriptor of the master is closed.
-                    hangup.notify_one();
-                })),
-                (None, None) => None,
-            };
-        }
+        let Some(Stdin { from, to }) = self.stdin else { return Ok(streams) };
+        let fifo = match from {
+            Input::Fifo(fifo) => fifo,
+            Input::File(file) => {
+                streams.stdin = run_file(file, to, console)?;
+                return Ok(streams);
+            }
+        };
+        let (from, keeper) = fifo::both_ends(&fifo)?;
+        streams.keeper = Some(keeper);
+        let from = ready::for_reading(from)?;
+        // A client hangs up by closing its end, which ends the source.
+        let never = Notify::new();
+        streams.stdin = match (to, console) {
+            (Some(pipe), _) => {
+                let pipe = ready::for_writing(pipe)?;
+                Some(tokio::spawn(async move {
+                    // EPIPE: the process closed its stdin; dropping our end tells the client.
+                    let _ = relay::copy(&from, &pipe, Source::Pipe, relay::BULK, &never).await;
+                }))
+            }
+            (None, Some(master)) => Some(tokio::spawn(async move {
+                let _ = relay::copy(&from, &master, Source::Console, relay::BULK, &never).await;
+                // All writers of the fifo are gone, ours included: the client has hung up, so the terminal does.
+                // The kernel sends SIGHUP when the last descriptor of the master is closed.
+                hangup.notify_one();
+            })),
+            (None, None) => None,
+        };
         Ok(streams)
     }
+}
+
+/// Copies a file or device to the process's stdin. To a pipe its end is the end of stdin.
+fn run_file(file: OwnedFd, pipe: Option<OwnedFd>, console: Option<Arc<Fd>>) -> io::Result<Option<JoinHandle<()>>> {
+    let terminal = pipe.is_none();
+    let to = match pipe {
+        Some(pipe) => Some(Arc::new(ready::for_writing(pipe)?)),
+        None => console,
+    };
+    let Some(to) = to else { return Ok(None) };
+    // A terminal as stdin can be polled, say; a plain file and /dev/null cannot (EPERM).
+    let polled = ready::for_reading(fcntl_dupfd_cloexec(&file, 3)?);
+    Ok(Some(tokio::spawn(async move {
+        let _broken_pipe = match polled {
+            Ok(from) => relay::copy(&from, &to, Source::Console, relay::BULK, &Notify::new()).await,
+            Err(_) => relay::copy_from_file(Arc::new(file), &to).await,
+        };
+        if terminal {
+            // A file that was read to its end is no client that has hung up: the terminal stays until Delete.
+            std::future::pending::<()>().await;
+        }
+    })))
 }
 
 fn run_output(

@@ -447,7 +447,93 @@ fn what_cannot_be_opened_is_said() {
         open(&paths, Owner::default(), &names()).err().unwrap()
     };
     assert_eq!(stdin(&missing), format!("open {missing:?}: no such file or directory"));
-    assert_eq!(stdin("/dev/null"), "\"/dev/null\" is not a fifo");
+    let _listener = std::os::unix::net::UnixListener::bind(dir.path("socket")).unwrap();
+    for other in [dir.text(""), dir.text("socket")] {
+        assert_eq!(stdin(&other), format!("{other:?} is neither a fifo nor a file nor a character device"));
+    }
+}
+
+/// What a process reads until its stdin ends.
+async fn read_stdin(opened: Opened) -> Vec<u8> {
+    let mut streams = opened.wiring.run(None).unwrap();
+    streams.close_stdin();
+    let mut stdin = file(opened.child.stdin);
+    let got = join(move || {
+        let mut bytes = Vec::new();
+        stdin.read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    let got = tokio::time::timeout(Duration::from_secs(10), got).await.expect("its stdin does not end");
+    streams.finish(Duration::from_secs(1)).await;
+    got
+}
+
+#[test]
+fn stdin_may_be_a_file_or_device_and_ends_with_it() {
+    let dir = Dir::new();
+    let data = noise((300 << 10) + 7);
+    fs::write(dir.path("in"), &data).unwrap();
+    on_loop(async {
+        let opened = open_all(&dir.text("in"), "", "", false);
+        let stdin = opened.child.stdin.as_ref().unwrap();
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(stdin).unwrap().st_mode);
+        assert_eq!(kind, FileType::Fifo, "the process could open the client's file for writing");
+        assert!(read_stdin(opened).await == data);
+        assert_eq!(read_stdin(open_all("/dev/null", "", "", false)).await, b"");
+    });
+    assert!(fs::read(dir.path("in")).unwrap() == data);
+}
+
+/// A device that can be polled, and says later that there is something to read.
+#[test]
+fn stdin_may_be_a_terminal_of_the_host() {
+    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags).unwrap();
+    rustix::pty::unlockpt(&master).unwrap();
+    let name = rustix::pty::ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    on_loop(async {
+        let opened = open_all(&name, "", "", false);
+        let typing = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            // The end of a line, and the end of the input.
+            File::from(master.try_clone().unwrap()).write_all(b"typed\n\x04").unwrap();
+            master
+        });
+        assert_eq!(read_stdin(opened).await, b"typed\n");
+        typing.join().unwrap();
+    });
+}
+
+#[test]
+fn a_file_is_given_up_by_delete_and_by_a_process_that_does_not_read() {
+    on_loop(async {
+        let opened = open_all("/dev/zero", "", "", false);
+        let streams = opened.wiring.run(None).unwrap();
+        let held = opened.child.stdin;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        streams.finish(Duration::from_secs(5)).await;
+        let mut rest = file(held);
+        let left =
+            tokio::time::timeout(Duration::from_secs(5), join(move || std::io::copy(&mut rest, &mut std::io::sink())));
+        assert!(left.await.expect("somebody still writes").unwrap() <= 128 << 10);
+
+        let opened = open_all("/dev/zero", "", "", false);
+        let _streams = opened.wiring.run(None).unwrap();
+        let stdin = opened.child.stdin.unwrap();
+        let pipe = format!("pipe:[{}]", rustix::fs::fstat(&stdin).unwrap().st_ino);
+        let is_open = || {
+            let links = fs::read_dir("/proc/self/fd").unwrap().flatten().map(|entry| fs::read_link(entry.path()));
+            links.flatten().any(|link| link.to_str() == Some(&pipe))
+        };
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(is_open());
+        drop(stdin);
+        let began = Instant::now();
+        while is_open() {
+            assert!(began.elapsed() < Duration::from_secs(5), "it copies to nobody");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
 }
 
 /// A client that can open stdin may be done with it at once, and its CloseIO has to find the process.
@@ -635,6 +721,37 @@ fn a_terminal_copies_resizes_and_hangs_up() {
         streams.finish(Duration::from_secs(1)).await;
         let shown = String::from_utf8(join(move || got.join().unwrap()).await).unwrap();
         assert_eq!(shown, "typed\r\nanswer\r\nstill here\r\n");
+    });
+}
+
+#[test]
+fn a_terminal_whose_stdin_is_a_file_does_not_hang_up_at_its_end() {
+    let dir = Dir::new();
+    let out = dir.fifo("out");
+    fs::write(dir.path("in"), "typed\n").unwrap();
+    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags).unwrap();
+    rustix::pty::unlockpt(&master).unwrap();
+    let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();
+    let slave = rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    on_loop(async {
+        let opened = open_all(&dir.text("in"), &out, "", true);
+        let streams = opened.wiring.run(Some(master)).unwrap();
+        let got = thread::spawn(move || read_all(&out));
+        let mut slave = File::from(slave);
+        let slave = join(move || {
+            let mut line = [0; 6];
+            slave.read_exact(&mut line).unwrap();
+            assert_eq!(&line, b"typed\n");
+            slave
+        });
+        let mut slave = slave.await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        slave.write_all(b"still here\n").unwrap();
+        drop(slave);
+        streams.finish(Duration::from_secs(2)).await;
+        let shown = String::from_utf8(join(move || got.join().unwrap()).await).unwrap();
+        assert_eq!(shown, "typed\r\nstill here\r\n");
     });
 }
 

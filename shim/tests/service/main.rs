@@ -389,6 +389,50 @@ fn stdin_through_and_back() {
     });
 }
 
+/// containerd's example in Rust passes a plain file; others pass /dev/null. Nobody calls CloseIO, or somebody does.
+#[test]
+fn stdin_may_be_a_file_or_a_device() {
+    on_loop(async {
+        let Some(bed) = Bed::new("file").await else { return };
+        let data: Vec<u8> = (0..300 << 10).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let given = bed.path("given");
+        std::fs::write(&given, &data).unwrap();
+        for (name, stdin, wanted) in [("a", given.as_path(), data.as_slice()), ("b", "/dev/null".as_ref(), b"")] {
+            let id = bed.id(name);
+            let mut request = bed.request(&id, "cat; exec sleep 100", |_| {});
+            let (out, output) = bed.fifo(&format!("{name}.out"));
+            (request.stdin, request.stdout) = (stdin.display().to_string(), out);
+            bed.task.create(limit(), &request).await.unwrap();
+            bed.start(&id, "").await.unwrap();
+            assert_eq!(bed.state(&id, "").await.unwrap().stdin, request.stdin);
+
+            let mut exec = bed.exec_request(&id, "e", "exec cat");
+            let (out, exec_output) = bed.fifo(&format!("{name}.e.out"));
+            (exec.stdin, exec.stdout) = (request.stdin, out);
+            bed.task.exec(limit(), &exec).await.unwrap();
+            bed.start(&id, "e").await.unwrap();
+            bed.close_stdin(&id, "e").await.unwrap();
+            assert_eq!(bed.wait(&id, "e").await.unwrap(), 0);
+            assert!(exec_output.join().unwrap() == wanted);
+            bed.delete(&id, "e").await.unwrap();
+
+            // One that reads nothing does not hold its own end up.
+            (exec.exec_id, exec.stdout) = ("deaf".into(), String::new());
+            exec.spec = bed.exec_request(&id, "deaf", "exec sleep 100").spec;
+            bed.task.exec(limit(), &exec).await.unwrap();
+            bed.start(&id, "deaf").await.unwrap();
+            bed.kill(&id, "deaf", 9).await.unwrap();
+            assert_eq!(bed.wait(&id, "deaf").await.unwrap(), 137);
+            bed.delete(&id, "deaf").await.unwrap();
+
+            bed.kill(&id, "", 9).await.unwrap();
+            assert_eq!(bed.wait(&id, "").await.unwrap(), 137);
+            bed.delete(&id, "").await.unwrap();
+            assert!(output.join().unwrap() == wanted);
+        }
+    });
+}
+
 /// nerdctl's order: what it has read is written, its end closed, the task looked up by State, CloseIO called, each of it once.
 #[test]
 fn a_client_may_be_done_with_stdin_as_soon_as_it_can_be_opened() {
