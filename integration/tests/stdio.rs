@@ -183,6 +183,18 @@ fn log_to_a_file(bed: &Bed) -> Outcome {
     bed.remove(&id)
 }
 
+fn log_to_a_file_whose_name_is_encoded(bed: &Bed) -> Outcome {
+    let directory = bed.directory("log")?;
+    let uri = format!("file://{}/a%20b%25c?query#fragment", directory.display());
+    let id = bed.detached(&["--log-uri", &uri], &["sh", "-c", "echo out; sleep 1000"])?;
+    eventually(LIMIT, || {
+        let text = std::fs::read_to_string(directory.join("a b%c"))?;
+        ensure!(text == "out\n", "the log holds {text:?}");
+        Ok(())
+    })?;
+    bed.remove(&id)
+}
+
 fn log_to_a_program(bed: &Bed) -> Outcome {
     let directory = bed.directory("logger")?;
     let (program, log) = (directory.join("logger"), directory.join("log"));
@@ -282,6 +294,7 @@ fn main() {
             terminal_ctrl_c,
             terminal_output_after_the_exit_arrives,
             log_to_a_file,
+            log_to_a_file_whose_name_is_encoded,
             log_to_a_program,
             attach,
             reader_that_goes_away_does_not_kill,

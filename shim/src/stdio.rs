@@ -14,10 +14,12 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use runtime::container::Stdio;
@@ -97,18 +99,32 @@ struct Output {
 /// Where the outputs go, by stdout's scheme.
 enum Scheme<'a> {
     Fifo,
-    File(&'a str),
+    File(PathBuf),
     Binary { rest: &'a str, ready_required: bool },
 }
 
 fn scheme(stdout: &str) -> Result<Scheme<'_>, String> {
     match stdout.split_once("://") {
         None | Some(("fifo", _)) => Ok(Scheme::Fifo),
-        Some(("file", path)) => Ok(Scheme::File(path)),
+        Some(("file", rest)) => Ok(Scheme::File(path_of(rest).map_err(|why| format!("{stdout:?}: {why}"))?)),
         Some(("binary", rest)) => Ok(Scheme::Binary { rest, ready_required: false }),
         Some(("binary-v2", rest)) => Ok(Scheme::Binary { rest, ready_required: true }),
         Some((other, _)) => Err(format!("unknown STDIO scheme {other}")),
     }
+}
+
+/// The path in what follows `file://`, as Go's url.Parse finds it: without host, query and fragment, and decoded.
+fn path_of(rest: &str) -> Result<PathBuf, String> {
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let path = rest.find('/').map(|host| &rest[host..]).ok_or("no absolute path")?;
+    for (at, _) in path.match_indices('%') {
+        let digits = path.as_bytes()[at + 1..].iter().take(2);
+        if digits.filter(|b| b.is_ascii_hexdigit()).count() < 2 {
+            let escape: String = path[at..].chars().take(3).collect();
+            return Err(format!("invalid escape {escape:?}"));
+        }
+    }
+    Ok(OsString::from_vec(logger::decode(path, false)).into())
 }
 
 /// Opens everything the client named. Blocking; on an error nothing stays open and a logger that was started is ended.
@@ -129,7 +145,7 @@ pub fn open(paths: &Paths, owner: Owner, names: &Names) -> Result<Opened, String
             child.stderr = wiring.output(stderr, paths.terminal, owner)?;
         }
         Scheme::File(path) => {
-            let file = Some(Target::File(Arc::new(append(Path::new(path))?)));
+            let file = Some(Target::File(Arc::new(append(&path)?)));
             child.stdout = wiring.output(file.clone(), paths.terminal, owner)?;
             if !paths.terminal {
                 child.stderr = wiring.output(file, false, owner)?;

@@ -34,11 +34,11 @@ impl Logger {
         stderr: &OwnedFd,
     ) -> Result<Self, String> {
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let path = decode(path, false);
+        let path = decoded(path, false);
         let mut argv = vec![path.clone()];
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            argv.extend([decode(key, true), decode(value, true)]);
+            argv.extend([decoded(key, true), decoded(value, true)]);
         }
         let env = [format!("CONTAINER_ID={}", names.id), format!("CONTAINER_NAMESPACE={}", names.namespace)];
         let (ready, ready_theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -100,8 +100,13 @@ fn spawn(path: &str, argv: &[String], env: &[String], fds: &[(BorrowedFd<'_>, i3
     program::spawn(&binary, &argv, &env, None, &placed).map(|(_, pidfd)| pidfd).map_err(fail)
 }
 
-/// Percent-decoding; in a query `+` is a space.
-fn decode(text: &str, query: bool) -> String {
+/// Percent-decoding of what becomes text.
+fn decoded(text: &str, query: bool) -> String {
+    String::from_utf8_lossy(&decode(text, query)).into_owned()
+}
+
+/// Percent-decoding; in a query `+` is a space. What is no escape stays as it is.
+pub(super) fn decode(text: &str, query: bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -122,17 +127,17 @@ fn decode(text: &str, query: bool) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
 }
 
 #[cfg(test)]
 mod tests {
-    use super::decode;
+    use super::decoded;
 
     #[test]
     fn uris_are_decoded_as_go_does() {
-        assert_eq!(decode("/a%20b/c%", false), "/a b/c%");
-        assert_eq!(decode("x+y%2B", true), "x y+");
-        assert_eq!(decode("x+y%zz", false), "x+y%zz");
+        assert_eq!(decoded("/a%20b/c%", false), "/a b/c%");
+        assert_eq!(decoded("x+y%2B", true), "x y+");
+        assert_eq!(decoded("x+y%zz", false), "x+y%zz");
     }
 }

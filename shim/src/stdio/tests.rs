@@ -417,6 +417,37 @@ fn files_are_appended_to_by_both_outputs() {
 }
 
 #[test]
+fn the_uri_of_a_file_is_read_as_go_does() {
+    let dir = Dir::new();
+    let written = |uri: String, name: &str| {
+        on_loop(async {
+            let opened = open_all("", &uri, "", false);
+            let streams = opened.wiring.run(None).unwrap();
+            file(opened.child.stdout).write_all(b"x").unwrap();
+            drop(opened.child.stderr);
+            streams.finish(Duration::from_secs(5)).await;
+        });
+        assert_eq!(fs::read(dir.path(name)).unwrap(), b"x", "{uri}");
+        fs::remove_file(dir.path(name)).unwrap();
+    };
+    let root = dir.text("");
+    written(format!("file://{root}a%20b%25c"), "a b%c");
+    written(format!("file://{root}a+b c"), "a+b c");
+    written(format!("file://{root}one?name=%#two?"), "one");
+    written(format!("file://localhost{root}%6cog"), "log");
+    for (uri, why) in [
+        (format!("file://{root}a%zz"), "invalid escape \"%zz\""),
+        (format!("file://{root}a%4"), "invalid escape \"%4\""),
+        (format!("file://{root}a%é"), "invalid escape \"%é\""),
+        ("file://log".into(), "no absolute path"),
+        ("file://".into(), "no absolute path"),
+    ] {
+        let paths = Paths { stdout: uri.clone(), ..Paths::default() };
+        assert_eq!(open(&paths, Owner::default(), &names()).err(), Some(format!("{uri:?}: {why}")));
+    }
+}
+
+#[test]
 fn a_full_disk_holds_the_process_and_not_delete() {
     on_loop(async {
         let opened = open_all("", "file:///dev/full", "", false);
