@@ -39,11 +39,7 @@ impl Host {
     ///
     /// Fails only when /proc or /sys do not look like a Linux of at least 5.10.
     pub fn read() -> Result<Self> {
-        let kernel = kernel()?;
-        if kernel < (5, 10) {
-            let reason = format!("Linux {}.{} is too old: 5.10 is the oldest that works", kernel.0, kernel.1);
-            return Err(Error::new(crate::error::Kind::Unsupported, "uname", "", reason));
-        }
+        let kernel = new_enough()?;
         let apparmor = kernfs::small("/sys/module/apparmor/parameters/enabled").is_ok_and(|e| e.starts_with('Y'));
         let stacked = apparmor && Path::new("/proc/self/attr/apparmor/exec").exists();
         Ok(Self {
@@ -59,6 +55,18 @@ impl Host {
             apparmor_attr: if stacked { "self/attr/apparmor/exec" } else { "self/attr/exec" },
         })
     }
+}
+
+/// The kernel's version, major and minor.
+///
+/// Fails when it is older than 5.10.
+pub fn new_enough() -> Result<(u32, u32)> {
+    let kernel = kernel()?;
+    if kernel < (5, 10) {
+        let reason = format!("Linux {}.{} is too old: 5.10 is the oldest that works", kernel.0, kernel.1);
+        return Err(Error::new(crate::error::Kind::Unsupported, "uname", "", reason));
+    }
+    Ok(kernel)
 }
 
 /// The kernel's version: major, minor.

@@ -84,6 +84,8 @@ fn claimed(
     serve: impl FnOnce(&Caller, &Address, &OwnedFd) -> Result<()>,
 ) -> Result<Option<(Caller, OwnedFd)>> {
     flags.need_container()?;
+    // The daemon would say it when nobody hears it any more.
+    runtime::host::new_enough()?;
     let caller = Caller::read(flags)?;
     let group = group::of_bundle(Path::new("."))?.unwrap_or_else(|| flags.id.clone());
     let address = Address::new(caller.socket_dir(), &flags.address, &flags.namespace, &group, false);

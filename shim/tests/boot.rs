@@ -225,6 +225,22 @@ fn a_start_that_is_killed_leaves_no_process() {
     assert!(!Path::new("/run/containerd/s").exists());
 }
 
+/// Who gets an address of a shim that ends at once hears of a refused connection, and nothing of the reason.
+#[test]
+fn a_start_on_a_kernel_that_is_too_old_says_so() {
+    let state = State::new();
+    let bundle = state.make("c1", PLAIN);
+    let mut start = Command::new("setarch");
+    start.args(["--uname-2.6", SHIM, "-namespace", "test", "-address", CONTAINERD, "-id", "c1", "start"]);
+    let refused = start.current_dir(&bundle).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("is too old: 5.10 is the oldest that works"), "{refused:?}");
+    assert!(refused.stdout.is_empty() && !bundle.join("address").exists(), "{refused:?}");
+    let sockets = fs::read_dir("/run/containerd/s").into_iter().flatten();
+    assert_eq!(sockets.count(), 0);
+    assert!(state.daemons().is_empty());
+}
+
 /// Between its claim and its end a `start` that fails holds its path: it must not remove the socket of another that came meanwhile.
 #[test]
 fn a_start_that_fails_takes_nobodys_socket() {
