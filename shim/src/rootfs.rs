@@ -23,7 +23,7 @@ use containerd_shim_protos::types::mount::Mount;
 use runtime::{Error, Kind, Result};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::MountFlags;
 
 pub use overlay::unmount_layers;
 pub use unmount::unmount;
@@ -175,9 +175,4 @@ impl Place {
     fn failed(&self, op: &'static str, errno: Errno) -> Error {
         Error::sys(op, self.path.display().to_string(), errno)
     }
-}
-
-/// Takes away the topmost mount at a path that nobody else can have changed, without following a link.
-fn detach_one(path: &Path) -> rustix::io::Result<()> {
-    rustix::mount::unmount(path, UnmountFlags::NOFOLLOW)
 }

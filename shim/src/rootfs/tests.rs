@@ -343,6 +343,39 @@ fn unmount_takes_stacked_and_nested_mounts_and_waits_for_busy_ones() {
     assert!(b.mounts().is_empty(), "{:?}", b.mounts());
 }
 
+/// A shell of the host's that was forgotten in there, as every Delete would find it.
+#[test]
+fn unmount_does_not_fail_over_somebody_who_stays() {
+    let b = Bundle::new();
+    let stay = |dir: &Path| std::process::Command::new("sleep").arg("60").current_dir(dir).spawn().unwrap();
+    for _ in 0..2 {
+        mount(&[entry("tmpfs", "tmpfs", &[])], &b.root()).unwrap();
+    }
+    b.make("rootfs/below");
+    mount(&[at(entry("tmpfs", "tmpfs", &[]), "below")], &b.root()).unwrap();
+    let mut stayers = [stay(&b.root()), stay(&b.path("rootfs/below"))];
+    let begun = std::time::Instant::now();
+    let unmounted = unmount(&b.root());
+    let took = begun.elapsed();
+    for stayer in &mut stayers {
+        stayer.kill().unwrap();
+        stayer.wait().unwrap();
+    }
+    unmounted.unwrap();
+    assert!(b.mounts().is_empty(), "{:?}", b.mounts());
+    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+
+    // Nor where the directory itself is no mount.
+    b.make("rootfs/a");
+    mount(&[at(entry("tmpfs", "tmpfs", &[]), "a")], &b.root()).unwrap();
+    let mut stayer = stay(&b.path("rootfs/a"));
+    let unmounted = unmount(&b.root());
+    stayer.kill().unwrap();
+    stayer.wait().unwrap();
+    unmounted.unwrap();
+    assert!(b.mounts().is_empty(), "{:?}", b.mounts());
+}
+
 #[test]
 fn unmount_finds_mounts_below_a_directory_that_is_none() {
     let b = Bundle::new();

@@ -9,18 +9,21 @@ use std::time::Duration;
 
 use runtime::{Error, Result};
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
-/// How often and how long a busy mount is waited for: somebody's scan of the file system ends, a forgotten shell does not.
-const TRIES: u32 = 50;
+/// How often and how long a busy mount is waited for: somebody's scan of the file system ends, a forgotten shell does not, and
+/// with a device below the mount it matters that nobody holds it any more when the client takes that away.
+const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Unmounts everything at and below `target`. What is not a mount, or not there at all, is fine. May block for long: dirty
-/// pages are written back first.
+/// pages are written back first. What stays busy is detached, as by newer shims of containerd's own: nobody finds it by its path
+/// any more, and it goes with the last who is in it.
 ///
 /// The common case, one mount on an empty directory, does not read the mount table.
 pub fn unmount(target: &Path) -> Result<()> {
     for attempt in 1.. {
-        match peel(target) {
+        match peel(target, UnmountFlags::empty()) {
             Ok(()) if is_empty(target) => return Ok(()),
             Ok(()) | Err(Errno::BUSY) => {}
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
@@ -35,13 +38,14 @@ pub fn unmount(target: &Path) -> Result<()> {
             return Ok(());
         }
         for point in &below {
-            match peel(point) {
+            match peel(point, UnmountFlags::empty()) {
                 Ok(()) | Err(Errno::BUSY | Errno::NOENT) => {}
                 Err(e) => return Err(Error::sys("umount2", point.display().to_string(), e)),
             }
         }
         if attempt > TRIES {
-            return Err(Error::sys("umount2", target.display().to_string(), Errno::BUSY));
+            log::warn!("umount2 {}: still busy, detached", target.display());
+            return below.iter().map(PathBuf::as_path).chain([target]).try_for_each(detach);
         }
         if below.is_empty() || attempt > 1 {
             std::thread::sleep(PAUSE);
@@ -57,10 +61,19 @@ fn is_empty(dir: &Path) -> bool {
     !is_dir || std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
 }
 
-/// Takes away every mount that is stacked at a path. EINVAL says that none is left.
-fn peel(path: &Path) -> rustix::io::Result<()> {
+/// Takes away every mount that is stacked at a path, and those in it with it, whoever is there.
+fn detach(path: &Path) -> Result<()> {
+    match peel(path, UnmountFlags::DETACH) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(Error::sys("umount2", path.display().to_string(), e)),
+    }
+}
+
+/// Takes away every mount that is stacked at a path that nobody else can have changed, without following a link. EINVAL says
+/// that none is left.
+fn peel(path: &Path, flags: UnmountFlags) -> rustix::io::Result<()> {
     loop {
-        match super::detach_one(path) {
+        match rustix::mount::unmount(path, flags | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
             Err(Errno::INVAL) => return Ok(()),
             Err(e) => return Err(e),

@@ -389,6 +389,26 @@ fn stdin_through_and_back() {
     });
 }
 
+#[test]
+fn delete_does_not_wait_for_ever_for_somebody_in_the_rootfs() {
+    on_loop(async {
+        let Some(bed) = Bed::new("busy").await else { return };
+        let id = bed.id("a");
+        let _output = bed.create(&id, "true").await;
+        bed.start(&id, "").await.unwrap();
+        bed.wait(&id, "").await.unwrap();
+        let rootfs = bed.path(&id).join("rootfs");
+        let mut shell = std::process::Command::new("sleep").arg("60").current_dir(&rootfs).spawn().unwrap();
+        let deleted = bed.delete(&id, "").await;
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        deleted.unwrap();
+        assert!(!is_mounted(&rootfs));
+        assert!(bed.log().contains("still busy"), "{}", bed.log());
+        bed.until_heard("delete a").await;
+    });
+}
+
 /// containerd's example in Rust passes a plain file; others pass /dev/null. Nobody calls CloseIO, or somebody does.
 #[test]
 fn stdin_may_be_a_file_or_a_device() {
