@@ -89,6 +89,7 @@ mod tests {
             kcore: true,
             apparmor: false,
             apparmor_attr: "self/attr/exec",
+            files: None,
         }
     }
 

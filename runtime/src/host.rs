@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::cgroup::Layout;
 use crate::error::{Error, Result};
 use crate::kernfs;
+use crate::own::{self, Files};
 use crate::seccomp::{Arch, Available};
 
 /// What a compilation may depend on beside the spec.
@@ -32,6 +33,8 @@ pub struct Host {
     pub apparmor: bool,
     /// Below /proc, the file that takes a profile for the next execve.
     pub apparmor_attr: &'static str,
+    /// The limit of open files of who has no other; `None` if it is ours.
+    pub files: Option<Files>,
 }
 
 impl Host {
@@ -53,6 +56,7 @@ impl Host {
             kcore: rustix::fs::access("/proc/kcore", rustix::fs::Access::EXISTS).is_ok(),
             apparmor,
             apparmor_attr: if stacked { "self/attr/apparmor/exec" } else { "self/attr/exec" },
+            files: own::files(),
         })
     }
 }

@@ -1,8 +1,41 @@
-//! What /proc/self/status says of ourselves.
+//! What we are, and what of it children do not inherit.
 
 #![forbid(unsafe_code)]
 
 use std::sync::OnceLock;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// RLIMIT_NOFILE before [`raise_files`].
+static FILES: OnceLock<Files> = OnceLock::new();
+
+/// A limit of open files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// What holds.
+    pub soft: u64,
+    /// As far as who has it may raise it.
+    pub hard: u64,
+}
+
+/// Raises our soft limit of open files to the hard one. Whoever we execute is given what it was before: programs that use select(2), or
+/// close all descriptors that there may be, are to find what the administrator set. Where it cannot be raised it stays as it is.
+pub fn raise_files() {
+    let before = getrlimit(Resource::Nofile);
+    let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    if number(before.current) >= number(before.maximum) {
+        return;
+    }
+    // EPERM: the hard limit is more than fs.nr_open by now.
+    if setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum }).is_ok() {
+        FILES.get_or_init(|| Files { soft: number(before.current), hard: number(before.maximum) });
+    }
+}
+
+/// The limit of open files that our children are to have; `None` if it is ours.
+pub fn files() -> Option<Files> {
+    FILES.get().copied()
+}
 
 /// Inherited from whoever started us, and left as it is (proc_pid_status(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

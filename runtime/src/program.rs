@@ -14,11 +14,11 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, open};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, prlimit};
 
 use crate::error::{Error, Result};
 use crate::reap::{self, End};
-use crate::sys;
+use crate::{own, sys};
 
 /// A program that runs. Dropped, it is nobody's: its end is then taken as an orphan's.
 #[derive(Debug)]
@@ -123,6 +123,11 @@ pub fn spawn(
 ) -> std::result::Result<(u32, OwnedFd), Errno> {
     reap::born(|| {
         let pid = sys::spawn(path, argv, env, dir, fds)?;
+        if let Some(files) = own::files() {
+            // posix_spawn(3) knows nothing of limits: the program may have begun already, with more than it is to have, or ended.
+            let limit = Rlimit { current: Some(files.soft), maximum: Some(files.hard) };
+            let _gone = prlimit(Pid::from_raw(pid.cast_signed()), Resource::Nofile, limit);
+        }
         // `born` keeps the sweep off, so the number is still the child's even if it has died already.
         let id = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
         Ok((pid, (pid, pidfd_open(id, PidfdFlags::empty())?)))

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::call::{self, Outcome, Text};
 use super::report::Page;
 use super::run::append_number;
+use crate::own::Files;
 
 /// One hook, ready to be executed.
 pub struct Hook<'a> {
@@ -23,6 +24,8 @@ pub struct Hook<'a> {
     pub pid: Option<u32>,
     /// Seconds, 0 is for ever.
     pub timeout: u32,
+    /// Its limit of open files, if it is another than ours.
+    pub files: Option<Files>,
 }
 
 /// Runs a hook to its end. Fails with ETIMEDOUT, or with ECHILD when it did not exit with 0; its status is then in the page.
@@ -72,5 +75,8 @@ fn state(hook: &Hook<'_>) -> Result<RawFd, i32> {
 fn execute(hook: &Hook<'_>, state: RawFd) -> Outcome {
     call::dup3(state, 0, 0)?;
     call::close_range(3, u32::MAX, 0)?;
+    if let Some(files) = hook.files {
+        call::prlimit(0, libc::RLIMIT_NOFILE, files.soft, files.hard)?;
+    }
     call::execve(hook.path, hook.argv, hook.envp)
 }

@@ -235,7 +235,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
             }
             Ok(0)
         }
-        Op::Hook { path, argv, envp, before, after, pid, timeout } => hook::run(
+        Op::Hook { path, argv, envp, before, after, pid, timeout, files } => hook::run(
             &hook::Hook {
                 path: image.text(path),
                 argv: image.list(argv),
@@ -244,6 +244,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
                 after: image.bytes(after),
                 pid,
                 timeout,
+                files,
             },
             page,
         ),

@@ -2,6 +2,7 @@
 
 use super::compile::Compiler;
 use super::{Gate, Op};
+use crate::own::Files;
 use crate::spec::{Hook, NamespaceKind};
 
 /// The state that a hook reads, split where the pid goes (runtime-spec runtime.md#state).
@@ -46,7 +47,7 @@ impl Compiler<'_> {
         self.b.op(Op::Fchdir { slot });
         // Ours is 0: what a hook makes would be everybody's to write to.
         self.b.op(Op::Umask { mask: 0o022 });
-        self.child_hooks("createContainer", &spec.hooks.create_container, "creating", &[]);
+        self.child_hooks("createContainer", &spec.hooks.create_container, "creating", &[], self.host.files);
         self.b.from("");
         self.b.op(Op::Umask { mask: 0 });
     }
@@ -55,10 +56,11 @@ impl Compiler<'_> {
     pub(super) fn start_container_hooks(&mut self) {
         let spec = self.spec;
         let env = spec.process.as_ref().map_or(&[][..], |p| &p.env);
-        self.child_hooks("startContainer", &spec.hooks.start_container, "created", env);
+        // The payload's limits hold already.
+        self.child_hooks("startContainer", &spec.hooks.start_container, "created", env, None);
     }
 
-    fn child_hooks(&mut self, name: &str, hooks: &[Hook], status: &str, env: &[String]) {
+    fn child_hooks(&mut self, name: &str, hooks: &[Hook], status: &str, env: &[String], files: Option<Files>) {
         let bundle = self.bundle.to_string_lossy().into_owned();
         let (before, after) = state(self.id, status, &bundle, &self.spec.annotations);
         for (i, hook) in hooks.iter().enumerate() {
@@ -72,6 +74,7 @@ impl Compiler<'_> {
                 after: self.b.bytes(after.as_bytes()),
                 pid: self.wanted.new_has(NamespaceKind::Pid).then_some(1),
                 timeout: hook.timeout.unwrap_or(0).clamp(0, i64::from(u32::MAX)) as u32,
+                files,
             };
             self.b.op(op);
         }

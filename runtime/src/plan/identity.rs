@@ -8,6 +8,7 @@ use super::compile::Compiler;
 use super::rootfs::{NOFOLLOW, PLACE, resolve};
 use super::{Dir, Edge, Gate, Op, Section};
 use crate::error::{Error, Result};
+use crate::own::Files;
 use crate::seccomp::Program;
 use crate::spec::check::{escape, sysctl_path};
 use crate::spec::words::{CAPABILITIES, RLIMITS};
@@ -232,6 +233,11 @@ impl Compiler<'_> {
     /// As late as may be, because they hold for our own steps too. In a user namespace a hard limit cannot be raised, so the
     /// parent sets them while the child waits.
     pub(super) fn limits(&mut self, process: &Process) {
+        let files = |process: &Process| process.rlimits.iter().any(|limit| limit.kind == "RLIMIT_NOFILE");
+        if let Some(Files { soft, hard }) = self.host.files.filter(|_| !files(process)) {
+            // It lowers the soft limit alone, which everybody may.
+            self.b.op(Op::Rlimit { resource: libc::RLIMIT_NOFILE, soft, hard });
+        }
         if process.rlimits.is_empty() {
             return;
         }

@@ -4,6 +4,7 @@
 //! bits, so that a printed plan can be compared with strace.
 
 use super::{Bytes, List, Slot, Str};
+use crate::own::Files;
 
 /// Where a path starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +202,16 @@ pub enum Op {
     /// seccomp(2) SECCOMP_SET_MODE_FILTER
     Seccomp { flags: u32, listener: Option<Slot> },
     /// clone, execve and waitid of a hook; `state` is its stdin up to and after the pid
-    Hook { path: Str, argv: List, envp: List, before: Bytes, after: Bytes, pid: Option<u32>, timeout: u32 },
+    Hook {
+        path: Str,
+        argv: List,
+        envp: List,
+        before: Bytes,
+        after: Bytes,
+        pid: Option<u32>,
+        timeout: u32,
+        files: Option<Files>,
+    },
     /// rt_sigaction(2) SIG_DFL for what the parent ignores, and an empty rt_sigprocmask(2)
     Signals,
     /// execve(2) of the remembered path

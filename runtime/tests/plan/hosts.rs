@@ -21,6 +21,7 @@ pub fn hybrid() -> Host {
         kcore: true,
         apparmor: false,
         apparmor_attr: "self/attr/exec",
+        files: None,
     }
 }
 

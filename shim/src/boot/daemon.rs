@@ -100,9 +100,6 @@ fn is_fifo(file: &File) -> bool {
 }
 
 /// What the daemon does first: it takes its socket, becomes unreadable for other processes of its user, and opens the log.
-///
-/// The limit of open files is left as it is: children inherit it, and what containers get is decided by their config.json
-/// or by what containerd runs with, not by our needs.
 pub fn settle(flags: &Flags, signals: OwnedFd) -> Result<Args> {
     flags.need_container()?;
     own()?;
@@ -124,6 +121,8 @@ pub fn signals() -> Result<OwnedFd> {
 }
 
 fn own() -> Result<()> {
+    // An exec holds nine descriptors or so; containers keep to what containerd runs with.
+    runtime::own::raise_files();
     // Inherited by children until their execve, and so the answer to a container's ptrace and /proc/PID/* of them, too.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| Error::sys("prctl", "PR_SET_DUMPABLE", e))?;
     // Executed by a number, the kernel would call us by it.

@@ -84,6 +84,11 @@ impl Bed {
 
     /// [`Bed::new`] with more flags for the shim.
     pub async fn with_flags(name: &str, flags: &[&str]) -> Option<Self> {
+        Self::under(&[], name, flags).await
+    }
+
+    /// The same below another program, which executes the shim.
+    pub async fn under(program: &[&str], name: &str, flags: &[&str]) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: needs root");
             return None;
@@ -103,13 +108,12 @@ impl Bed {
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let log = fcntl_dupfd_cloexec(log.as_fd(), 16).unwrap();
         let word = |s: &str| CString::new(s).unwrap();
-        let binary = word(env!("CARGO_BIN_EXE_containerd-shim-mini-v2"));
-        let words = ["-namespace", "ns", "-id", name, "-address", "/x"];
-        let argv: Vec<_> = [binary.clone()].into_iter().chain(words.iter().chain(flags).map(|w| word(w))).collect();
+        let words = [env!("CARGO_BIN_EXE_containerd-shim-mini-v2"), "-namespace", "ns", "-id", name, "-address", "/x"];
+        let argv: Vec<_> = program.iter().chain(&words).chain(flags).map(|w| word(w)).collect();
         let env = [word(&format!("TTRPC_ADDRESS={}", address.display())), word("PATH=/usr/sbin:/usr/bin:/sbin:/bin")];
         // As `start` hands it over: the listener is standard input.
         let fds = [(listener.as_fd(), 0), (log.as_fd(), 2)];
-        let shim = reap::born(|| sys::spawn(&binary, &argv, &env, None, &fds).map(|pid| (pid, pid))).unwrap();
+        let shim = reap::born(|| sys::spawn(&argv[0], &argv, &env, None, &fds).map(|pid| (pid, pid))).unwrap();
         let pidfd = pidfd_open(Pid::from_raw(shim.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
         let client = Client::connect(&format!("unix://{}", socket.display())).await.unwrap();
         let task = TaskClient::new(client.clone());

@@ -267,6 +267,60 @@ fn hooks_see_nothing_of_the_daemon() {
     });
 }
 
+/// The limit of containerd's unit since systemd 240 where it says nothing of its own. The shim needs more; who counts on
+/// select(2), or closes all there may be, does not.
+#[test]
+fn the_shim_raises_its_limit_of_files_and_nobody_elses() {
+    on_loop(async {
+        let limited = Bed::under(&["prlimit", "--nofile=1000:5000"], "files", &[]).await;
+        let Some(bed) = limited else { return };
+        let limit_of = |pid: u32| {
+            let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+            let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+            line.split_whitespace().skip(3).take(2).collect::<Vec<_>>().join(" ")
+        };
+        let script = "echo $(ulimit -Sn) $(ulimit -Hn)";
+        for (name, change) in [("a", None), ("b", Some("user")), ("c", Some("limit"))] {
+            let id = bed.id(name);
+            let told = |who: &str| bed.path(&format!("{id}.{who}")).display().to_string();
+            // posix_spawn(3) cannot set limits: they come a moment later.
+            let hook = |who: &str| json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("sleep 0.1; {script} >{}", told(who))] }]);
+            let mut request = bed.request(&id, "exec sleep 100", |spec| {
+                spec["hooks"] = json!({ "createRuntime": hook("runtime"), "createContainer": hook("container") });
+                match change {
+                    Some("user") => {
+                        spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+                        let map = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
+                        (spec["linux"]["uidMappings"], spec["linux"]["gidMappings"]) = (map.clone(), map);
+                    }
+                    Some(_) => {
+                        spec["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 77, "hard": 99 }])
+                    }
+                    None => {}
+                }
+            });
+            let logger = format!("exec 5>&-; sleep 0.1; {script} >{}; cat <&3 >/dev/null", told("logger"));
+            let logger: String = logger.bytes().map(|b| format!("%{b:02x}")).collect();
+            request.stdout = format!("binary:///bin/sh?-c={logger}");
+            let init = bed.task.create(limit(), &request).await.unwrap().pid;
+            bed.start(&id, "").await.unwrap();
+            let output = bed.exec(&id, "e", script).await.unwrap();
+            bed.start(&id, "e").await.unwrap();
+            bed.wait(&id, "e").await.unwrap();
+            assert_eq!(limit_of(bed.shim), "5000 5000");
+            let payload = if change == Some("limit") { "77 99" } else { "1000 5000" };
+            assert_eq!(limit_of(init), payload, "{name}");
+            assert_eq!(String::from_utf8(output.join().unwrap()).unwrap(), format!("{payload}\n"), "{name}");
+            bed.kill(&id, "", 9).await.unwrap();
+            bed.wait(&id, "").await.unwrap();
+            bed.delete(&id, "").await.unwrap();
+            for who in ["runtime", "container", "logger"] {
+                assert_eq!(std::fs::read_to_string(told(who)).unwrap(), "1000 5000\n", "{who} of {name}");
+            }
+        }
+    });
+}
+
 #[test]
 fn pause_resume_and_death_in_the_ice() {
     on_loop(async {
