@@ -159,6 +159,30 @@ fn config_that_imports_nothing() -> Outcome {
     node.assert_clean()
 }
 
+/// A restart that fails and a CRI that does not come back are failures of the install like any other: nothing is left.
+fn containerd_does_not_come_back() -> Outcome {
+    let node = Node::start(Version::C2_1, &imports(), "")?;
+    let shim = shim()?;
+    let refused = node.deploy_with(&[("RESTART", "false")], "mini-install", &["install"], &shim)?;
+    refused.failed_with("was taken back")?;
+    node.assert_clean()?;
+    let mute = node.crictl_that("case \" $* \" in *' info '*) exit 1 ;; esac")?;
+    let with_mute = [("CRICTL", mute.as_str()), ("WAIT", "2")];
+    node.deploy_with(&with_mute, "mini-install", &["install"], &shim)?.failed_with("was taken back")?;
+    node.assert_clean()?;
+    // The containerd that did come back has forgotten the handler.
+    let pod = node.pod().map_err(|error| error.message().unwrap_or_default().to_owned());
+    ensure!(pod.as_ref().is_err_and(|error| error.contains("no runtime for")), "{pod:?}");
+    // And a version that was there is there again.
+    node.install("install", &shim)?.ok()?;
+    let first = node.version()?;
+    let other = other_shims(&node)?.0;
+    node.deploy_with(&with_mute, "mini-install", &["install"], &other)?.failed_with("was taken back")?;
+    ensure!(node.version()? == first, "after a CRI that was silent: {}", node.version()?);
+    eventually(LIMIT, || node.install("uninstall", &shim)?.ok().map(drop))?;
+    node.assert_clean()
+}
+
 fn overhead_is_measured() -> Outcome {
     let node = Node::start(Version::C2_1, &imports(), "")?;
     node.install("install", &shim()?)?.ok()?;
@@ -182,7 +206,7 @@ type Case = (&'static str, fn() -> Outcome);
 
 fn main() {
     let arguments = Arguments::from_args();
-    let cases: [Case; 14] = [
+    let cases: [Case; 15] = [
         ("life_1_6", life_1_6),
         ("life_2_1", life_2_1),
         ("life_2_3", life_2_3),
@@ -193,6 +217,7 @@ fn main() {
         ("link_changed_under_load", link_changed_under_load),
         ("uninstalled_by_force", uninstalled_by_force),
         ("config_that_imports_nothing", config_that_imports_nothing),
+        ("containerd_does_not_come_back", containerd_does_not_come_back),
         ("overhead_is_measured", overhead_is_measured),
         ("page_kubernetes", whole::page_kubernetes),
         ("page_migration", whole::page_migration),
