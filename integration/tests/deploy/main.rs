@@ -183,6 +183,28 @@ fn containerd_does_not_come_back() -> Outcome {
     node.assert_clean()
 }
 
+/// The kubelet's housekeeping stops sandboxes of no pod, and removes them: before the installer has looked at them, too.
+fn pod_stopped_by_another() -> Outcome {
+    let node = Node::start(Version::C2_1, &imports(), "")?;
+    let housekeeping = node.crictl_that(
+        r#"for pod; do :; done
+        case " $* " in *' inspectp '*)
+            looks=$(($(cat /run/looks 2>/dev/null || echo 0) + 1))
+            echo "$looks" >/run/looks
+            [ "$looks" -ge 3 ] || real stopp "$pod" >/dev/null
+            [ "$looks" -ne 2 ] || real rmp "$pod" >/dev/null
+        esac"#,
+    )?;
+    let shim = shim()?;
+    node.deploy_with(&[("CRICTL", &housekeeping)], "mini-install", &["install"], &shim)?.ok()?;
+    let looks = std::fs::read_to_string(node.containerd.host.path("/run/looks"))?;
+    ensure!(looks.trim() == "3", "looked {looks} times");
+    let left = node.crictl(&["pods", "--quiet"])?.ok()?.text();
+    ensure!(left.is_empty(), "left: {left}");
+    eventually(LIMIT, || node.install("uninstall", &shim)?.ok().map(drop))?;
+    node.assert_clean()
+}
+
 fn overhead_is_measured() -> Outcome {
     let node = Node::start(Version::C2_1, &imports(), "")?;
     node.install("install", &shim()?)?.ok()?;
@@ -206,7 +228,7 @@ type Case = (&'static str, fn() -> Outcome);
 
 fn main() {
     let arguments = Arguments::from_args();
-    let cases: [Case; 15] = [
+    let cases: [Case; 16] = [
         ("life_1_6", life_1_6),
         ("life_2_1", life_2_1),
         ("life_2_3", life_2_3),
@@ -218,6 +240,7 @@ fn main() {
         ("uninstalled_by_force", uninstalled_by_force),
         ("config_that_imports_nothing", config_that_imports_nothing),
         ("containerd_does_not_come_back", containerd_does_not_come_back),
+        ("pod_stopped_by_another", pod_stopped_by_another),
         ("overhead_is_measured", overhead_is_measured),
         ("page_kubernetes", whole::page_kubernetes),
         ("page_migration", whole::page_migration),
