@@ -29,6 +29,13 @@ fn blocks(page: &str) -> Vec<Block> {
     found
 }
 
+/// The script of a page that has only one, for a test that runs it by itself.
+pub fn script(page: &str) -> Outcome<String> {
+    let mut all = blocks(page);
+    ensure!(all.len() == 1, "{} blocks instead of one", all.len());
+    Ok(all.remove(0).script)
+}
+
 /// Runs a page's blocks with bash on a host, with those variables, from the `at` directory; a failure of any line is the end.
 ///
 /// What a block has to print is found in its output and errors piece by piece, in order; `…` stands between pieces.
