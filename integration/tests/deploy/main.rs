@@ -159,21 +159,26 @@ fn config_that_imports_nothing() -> Outcome {
     node.assert_clean()
 }
 
-/// A restart that fails and a CRI that does not come back are failures of the install like any other: nothing is left.
+/// A restart that fails, a CRI that does not come back and a signal end the install like any other failure: nothing is left.
 fn containerd_does_not_come_back() -> Outcome {
     let node = Node::start(Version::C2_1, &imports(), "")?;
     let shim = shim()?;
     let refused = node.deploy_with(&[("RESTART", "false")], "mini-install", &["install"], &shim)?;
     refused.failed_with("was taken back")?;
     node.assert_clean()?;
-    let mute = node.crictl_that("case \" $* \" in *' info '*) exit 1 ;; esac")?;
+    let silent = "case \" $* \" in *' info '*) exit 1 ;; esac";
+    let mute = node.crictl_that(silent)?;
     let with_mute = [("CRICTL", mute.as_str()), ("WAIT", "2")];
     node.deploy_with(&with_mute, "mini-install", &["install"], &shim)?.failed_with("was taken back")?;
+    node.assert_clean()?;
+    let killer = node.crictl_that("case \" $* \" in *' info '*) kill $PPID; exit 1 ;; esac")?;
+    node.deploy_with(&[("CRICTL", &killer)], "mini-install", &["install"], &shim)?.failed_with("was taken back")?;
     node.assert_clean()?;
     // The containerd that did come back has forgotten the handler.
     let pod = node.pod().map_err(|error| error.message().unwrap_or_default().to_owned());
     ensure!(pod.as_ref().is_err_and(|error| error.contains("no runtime for")), "{pod:?}");
     // And a version that was there is there again.
+    node.crictl_that(silent)?;
     node.install("install", &shim)?.ok()?;
     let first = node.version()?;
     let other = other_shims(&node)?.0;
@@ -191,13 +196,20 @@ fn pod_stopped_by_another() -> Outcome {
         case " $* " in *' inspectp '*)
             looks=$(($(cat /run/looks 2>/dev/null || echo 0) + 1))
             echo "$looks" >/run/looks
-            [ "$looks" -ge 3 ] || real stopp "$pod" >/dev/null
+            [ "$looks" -ge "$(cat /run/lives)" ] || real stopp "$pod" >/dev/null
             [ "$looks" -ne 2 ] || real rmp "$pod" >/dev/null
         esac"#,
     )?;
     let shim = shim()?;
-    node.deploy_with(&[("CRICTL", &housekeeping)], "mini-install", &["install"], &shim)?.ok()?;
-    let looks = std::fs::read_to_string(node.containerd.host.path("/run/looks"))?;
+    let (lives, looks) = (node.containerd.host.path("/run/lives"), node.containerd.host.path("/run/looks"));
+    let install = || node.deploy_with(&[("CRICTL", &housekeeping)], "mini-install", &["install"], &shim);
+    std::fs::write(&lives, "4")?;
+    install()?.failed_with("was taken back")?;
+    node.assert_clean()?;
+    std::fs::write(&lives, "3")?;
+    std::fs::remove_file(&looks)?;
+    install()?.ok()?;
+    let looks = std::fs::read_to_string(looks)?;
     ensure!(looks.trim() == "3", "looked {looks} times");
     let left = node.crictl(&["pods", "--quiet"])?.ok()?.text();
     ensure!(left.is_empty(), "left: {left}");
