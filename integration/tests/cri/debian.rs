@@ -1,5 +1,7 @@
 //! Debian's image: what busybox does not ask of a runtime.
 
+use std::sync::{Mutex, PoisonError};
+
 use integration::containerd::LIMIT;
 use integration::cri::{Cri, import_one, with};
 use integration::debian::{self, FULL_NAME, SCRIPT};
@@ -11,7 +13,11 @@ pub const CASES: &[Case] = cases![debian_programs, debian_job_control];
 
 /// Imports it, and waits until CRI has heard of it.
 fn load(bed: &Bed, cri: &Cri) -> Outcome {
+    // One at a time: ctr asks whether the image is there and then makes it, so that one of two is told "already exists".
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     import_one(&bed.containerd, "debian-image/debian.tar")?;
+    drop(turn);
     eventually(LIMIT, || {
         let known = cri.call("ImageStatus", json!({ "image": { "image": FULL_NAME } }))?;
         ensure!(known["image"].is_object(), "CRI does not know the image: {known}");

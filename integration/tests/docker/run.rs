@@ -115,9 +115,13 @@ pub fn terminal(docker: &Docker) -> Outcome {
     terminal.send("test -t 0 && test -t 1 && test -t 2 && echo all $((1 + 1))\n")?;
     terminal.wait_for("all 2\n", LIMIT)?;
     // docker sets the size by a call of its own, after the start.
-    size(&mut terminal, "40 100")?;
-    terminal.resize(33, 77)?;
-    size(&mut terminal, "33 77")?;
+    eventually(LIMIT, || size(&mut terminal, "40 100"))?;
+    eventually(LIMIT, || {
+        // It listens to SIGWINCH only some time after that, and the kernel sends it for a change only.
+        terminal.resize(33, 76)?;
+        terminal.resize(33, 77)?;
+        size(&mut terminal, "33 77")
+    })?;
     // An interrupt from the keyboard goes to what is in the foreground inside.
     terminal.send("sleep 1000\n")?;
     eventually(LIMIT, || {
@@ -133,14 +137,12 @@ pub fn terminal(docker: &Docker) -> Outcome {
     Ok(())
 }
 
-/// Asks inside until the size is as expected.
+/// Asks inside whether the size is as expected.
 fn size(terminal: &mut integration::pty::Pty, expected: &str) -> Outcome {
-    eventually(LIMIT, || {
-        terminal.send("echo size: $(stty size)\n")?;
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        ensure!(terminal.screen().contains(&format!("size: {expected}\n")), "{:?}", terminal.screen());
-        Ok(())
-    })
+    terminal.send("echo size: $(stty size)\n")?;
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    ensure!(terminal.screen().contains(&format!("size: {expected}\n")), "{:?}", terminal.screen());
+    Ok(())
 }
 
 pub fn detach_and_attach_again(docker: &Docker) -> Outcome {

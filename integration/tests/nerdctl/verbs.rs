@@ -77,8 +77,12 @@ pub fn pause_and_unpause(bed: &Bed) -> Outcome {
 pub fn stats_top_and_inspect(bed: &Bed) -> Outcome {
     nerdctl::with(bed, |n| {
         let name = n.detached("seen", &["-m", "64m", "--pids-limit", "50"], "exec sleep 1000")?;
-        let stats = n.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", &name])?;
-        ensure!(stats.ends_with(" / 64MiB 1"), "{stats}");
+        // nerdctl prints at its second tick, come what may: zeros if its own questions took longer.
+        eventually(LIMIT, || {
+            let stats = n.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", &name])?;
+            ensure!(stats.ends_with(" / 64MiB 1"), "{stats}");
+            Ok(())
+        })?;
         n.call(&["top", &name])?.ok()?.says("sleep 1000")?;
         let runtime = n.ok(&["inspect", "--mode", "native", "--format", "{{.Runtime.Name}}", &name])?;
         ensure!(runtime == n.bed.runtime().name(), "the runtime is {runtime}");
@@ -156,6 +160,14 @@ pub fn events(bed: &Bed) -> Outcome {
     nerdctl::with(bed, |n| {
         let format = "{{.ID}} {{.Topic}} {{.Status}}";
         let client = n.start(&["events", "--format", format])?;
+        // Any event shows that it listens.
+        let mut count = 0;
+        eventually(LIMIT, || {
+            count += 1;
+            bed.ctr(&["namespaces", "label", &bed.containerd.namespace, &format!("heard={count}")])?.ok()?;
+            ensure!(!client.seen().is_empty(), "nothing is heard");
+            Ok(())
+        })?;
         let name = n.name("run");
         n.ok(&n.run_words(&["-d", "--network", "none", "--name", &name], &["sleep", "1000"]))?;
         let id = n.inspect(&name, ".ID")?;
@@ -194,7 +206,10 @@ pub fn restart_policies(bed: &Bed) -> Outcome {
         n.ok(&["stop", "--time", "0", &kept])?;
         let always = n.detached("always", &["--restart", "always"], "echo life; sleep 0.1")?;
         eventually(LIMIT, || n.call(&["logs", &always])?.ok()?.says("life\nlife\n").map(drop))?;
-        n.ok(&["rm", "--force", &always])?;
+        // The monitor is not to start it again meanwhile.
+        n.ok(&["stop", "--time", "0", &always])?;
+        n.wait_for(&always, ".State.Status", "exited")?;
+        n.ok(&["rm", &always])?;
         n.wait_for(&failing, ".RestartCount", "2")?;
         n.wait_for(&failing, ".State.Status", "exited")?;
         n.wait_for(&failing, ".State.ExitCode", "3")?;

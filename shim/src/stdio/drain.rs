@@ -104,18 +104,22 @@ fn unread(pipe: impl AsFd) -> u64 {
 
 /// Waits until no bytes are left, or they have not become fewer for a time, or that is enough.
 async fn until_none(left: impl Fn() -> u64, stall: Duration, limit: Duration) {
-    let begun = Instant::now();
-    let (mut least, mut progress) = (u64::MAX, begun);
+    let (mut waited, mut stalled) = (Duration::ZERO, Duration::ZERO);
+    let mut least = u64::MAX;
     let mut pause = Duration::from_micros(500);
     loop {
-        let (left, now) = (left(), Instant::now());
+        let left = left();
         if left < least {
-            (least, progress) = (left, now);
+            (least, stalled) = (left, Duration::ZERO);
         }
-        if left == 0 || now - begun >= limit || now - progress >= stall {
+        if left == 0 || waited >= limit || stalled >= stall {
             return;
         }
+        let begun = Instant::now();
         sleep(pause).await;
+        // While the whole machine stood still, so did the client.
+        let slept = begun.elapsed().min(2 * pause);
+        (waited, stalled) = (waited + slept, stalled + slept);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
