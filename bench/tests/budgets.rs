@@ -175,8 +175,11 @@ fn main() {
     arguments.test_threads = Some(1);
     let trial = |name: &str, test: fn() -> Outcome| {
         // A loop that is woken once more, a group that is busy once more: what others do on the machine only adds.
-        let least = move || test().or_else(|_| test()).or_else(|_| test());
-        Trial::test(name, move || least().map_err(|error| Failed::from(error.to_string())))
+        let again = move |error: Box<dyn std::error::Error + Send + Sync>| {
+            println!("{error}");
+            test()
+        };
+        Trial::test(name, move || test().or_else(again).or_else(again).map_err(|error| Failed::from(error.to_string())))
     };
     let trials = vec![
         trial("life_by_commands", life_by_commands),

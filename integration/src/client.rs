@@ -146,11 +146,33 @@ impl Running {
         String::from_utf8_lossy(&seen).contains(words)
     }
 
-    /// Ends a client that would go on: SIGTERM, which `timeout` passes on; what it exits with does not count.
+    /// Ends a client that would go on, by SIGTERM; what it exits with does not count.
     pub fn stop(self) -> Outcome {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        self.wait().map(drop)
+        self.end_by(rustix::process::Signal::TERM)
+    }
+
+    /// Kills a client in the middle of what it does.
+    pub fn kill(self) -> Outcome {
+        self.end_by(rustix::process::Signal::KILL)
+    }
+
+    /// The client is at the end of a chain of `nsenter`, which passes nothing on, and `timeout`.
+    fn end_by(self, signal: rustix::process::Signal) -> Outcome {
+        let mut pid = self.child.id();
+        loop {
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            let Some(child) = children.split_whitespace().next() else { break };
+            pid = child.parse()?;
+            let program = std::fs::read_link(format!("/proc/{pid}/exe"))?;
+            if !["nsenter", "timeout"].iter().any(|known| program.ends_with(known)) {
+                break;
+            }
+        }
+        let id = rustix::process::Pid::from_raw(pid.try_into()?).ok_or("no process")?;
+        match rustix::process::kill_process(id, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => self.wait().map(drop),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether the client has exited.

@@ -249,7 +249,7 @@ fn reader_that_goes_away_does_not_kill(bed: &Bed) -> Outcome {
         ensure!(client.has_said("tick 20\n"), "nothing comes out");
         Ok(())
     })?;
-    client.stop()?;
+    client.kill()?;
     std::thread::sleep(Duration::from_secs(1));
     let status = bed.status(&id)?;
     ensure!(status.as_deref() == Some("RUNNING"), "the container is {status:?}");

@@ -63,6 +63,11 @@ impl Place {
         self.mount.join(&self.group)
     }
 
+    /// Not a hierarchy that decides anything, see [`Layout::is_unified`].
+    fn is_aside(&self) -> bool {
+        self.controllers.iter().all(|c| layout::is_aside(c))
+    }
+
     fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|c| c == controller)
     }
@@ -97,7 +102,7 @@ impl Record {
 
     /// As [`Layout::is_unified`].
     pub(crate) fn is_unified(&self) -> bool {
-        self.unified.is_some() && self.v1.iter().flat_map(|p| &p.controllers).all(|c| layout::is_aside(c))
+        self.unified.is_some() && self.v1.iter().all(Place::is_aside)
     }
 
     fn places(&self) -> impl Iterator<Item = &Place> {

@@ -237,7 +237,7 @@ impl Container {
         match done {
             // Init has moved into a group below and hands controllers down: ours takes no processes in any more. A group that
             // was asked for by name is that one or none.
-            Err(e) if e.errno == Some(rustix::io::Errno::BUSY) && groups.is_empty() => {
+            Err(e) if e.errno == Some(rustix::io::Errno::BUSY) && groups.is_empty() && is_of_groups(&e) => {
                 let attach = self.cgroup.attach_beside(self.pid, self.cgroup.keeps_nodes(host.kernel) || stillborn)?;
                 self.exec_in(host, &request, attach, &mut stillborn)
             }
@@ -455,6 +455,11 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Be
         request: saved,
         child,
     })
+}
+
+/// True if it was the way into a group that failed: the clone, or the write of one's own number.
+fn is_of_groups(error: &Error) -> bool {
+    error.op == "clone3" || error.from == "/linux/cgroupsPath"
 }
 
 /// What a group gets when its first process is there; `inside`: it was born there.

@@ -174,6 +174,16 @@ fn containerd_does_not_come_back() -> Outcome {
     let killer = node.crictl_that("case \" $* \" in *' info '*) kill $PPID; exit 1 ;; esac")?;
     node.deploy_with(&[("CRICTL", &killer)], "mini-install", &["install"], &shim)?.failed_with("was taken back")?;
     node.assert_clean()?;
+    // A signal that is heard only when the drop-in has been written.
+    let killer = node.containerd_that(
+        r#"pid=$PPID
+        while tr '\0' ' ' </proc/$pid/cmdline | grep -q 'mini-install install'; do
+            first=$pid pid=$(sed -n 's/^PPid:[[:space:]]*//p' /proc/$pid/status)
+        done
+        kill "$first""#,
+    )?;
+    node.deploy_with(&[("CONTAINERD", &killer)], "mini-install", &["install"], &shim)?.failed_with("was taken back")?;
+    node.assert_clean()?;
     // The containerd that did come back has forgotten the handler.
     let pod = node.pod().map_err(|error| error.message().unwrap_or_default().to_owned());
     ensure!(pod.as_ref().is_err_and(|error| error.contains("no runtime for")), "{pod:?}");

@@ -103,10 +103,18 @@ impl Node {
 
     /// How to call a crictl that first does that in sh; `real` is the true one.
     pub fn crictl_that(&self, script: &str) -> Outcome<String> {
-        let real = &self.crictl;
+        self.wrapper("crictl-that", &self.crictl, script)
+    }
+
+    /// The same with containerd.
+    pub fn containerd_that(&self, script: &str) -> Outcome<String> {
+        self.wrapper("containerd-that", "containerd", script)
+    }
+
+    fn wrapper(&self, name: &str, real: &str, script: &str) -> Outcome<String> {
         let program = format!("#!/bin/sh\nreal() {{ {real} \"$@\"; }}\n{script}\nreal \"$@\"\n");
-        std::fs::write(self.containerd.host.path("/run/crictl-that"), program)?;
-        Ok("sh /run/crictl-that".to_owned())
+        std::fs::write(self.containerd.host.path(format!("/run/{name}")), program)?;
+        Ok(format!("sh /run/{name}"))
     }
 
     /// Whether a path is there on the node.

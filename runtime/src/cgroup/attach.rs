@@ -10,8 +10,8 @@ use rustix::fs::{Mode, OFlags};
 
 use super::below::Below;
 use super::stats::{SOON, Share};
-use super::{Cgroup, file, tree};
-use crate::error::Result;
+use super::{Cgroup, file, layout, tree};
+use crate::error::{Kind, Result};
 
 /// What a child needs to be in the group from its first instruction on.
 #[derive(Debug)]
@@ -146,7 +146,12 @@ impl Cgroup {
                     tree::inherit_cpuset(&dir, false)?;
                 }
             }
-            tasks.push(open(&below.dir(place).join("tasks"))?);
+            match open(&below.dir(place).join("tasks")) {
+                Ok(task) => tasks.push(task),
+                // Whoever mounted it (a VPN client) has gone, and nobody can join any more.
+                Err(e) if e.kind == Kind::NotFound && place.is_aside() && !layout::is_group(&place.mount, false) => {}
+                Err(e) => return Err(e),
+            }
         }
         Ok(tasks)
     }

@@ -183,9 +183,9 @@ impl Layout {
         Ok(Record { v1, unified: seen.unified.map(|u| place(&u.mount, &u.own)), systemd: None })
     }
 
-    /// True if a record's groups lie on hierarchies that this machine has.
+    /// True if a record's groups lie on hierarchies that this machine has, but for those that decide nothing and come and go.
     pub(super) fn knows(&self, record: &Record) -> bool {
-        record.v1.iter().all(|p| self.v1.iter().any(|h| h.mount == p.mount))
+        record.v1.iter().all(|p| p.is_aside() || self.v1.iter().any(|h| h.mount == p.mount))
             && record.unified.as_ref().is_none_or(|p| self.unified.as_ref().is_some_and(|u| u.mount == p.mount))
     }
 }

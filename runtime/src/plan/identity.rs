@@ -235,8 +235,8 @@ impl Compiler<'_> {
     pub(super) fn limits(&mut self, process: &Process) {
         let files = |process: &Process| process.rlimits.iter().any(|limit| limit.kind == "RLIMIT_NOFILE");
         if let Some(Files { soft, hard }) = self.host.files.filter(|_| !files(process)) {
-            // It lowers the soft limit alone, which everybody may.
-            self.b.op(Op::Rlimit { resource: libc::RLIMIT_NOFILE, soft, hard });
+            // It lowers the soft limit alone, which everybody may; but not when fs.nr_open is below the hard one by now.
+            self.b.op_skip(Op::Rlimit { resource: libc::RLIMIT_NOFILE, soft, hard }, &[Errno::PERM]);
         }
         if process.rlimits.is_empty() {
             return;

@@ -222,9 +222,9 @@ const CASES: &[Case] = &[
     case(
         "unified, nothing",
         MEMORY,
-        r#"{"memory": {"reservation": 52428800}, "unified": {"memory.low": ""}}"#,
-        Refused("/linux/resources/unified/memory.low: invalid configuration: cannot use unified on cgroup v1"),
-        Files(&[("memory.low", "0")]),
+        r#"{"unified": {"memory.max": ""}}"#,
+        Refused("/linux/resources/unified/memory.max: invalid configuration: cannot use unified on cgroup v1"),
+        Refused("/linux/resources/unified/memory.max: must not be empty"),
     ),
     case(
         "unified, no cpus",

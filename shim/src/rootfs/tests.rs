@@ -363,7 +363,7 @@ fn unmount_does_not_fail_over_somebody_who_stays() {
     }
     unmounted.unwrap();
     assert!(b.mounts().is_empty(), "{:?}", b.mounts());
-    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+    assert!(took < std::time::Duration::from_secs(10), "{took:?}");
 
     // Nor where the directory itself is no mount.
     b.make("rootfs/a");

@@ -104,6 +104,7 @@ fn unread(pipe: impl AsFd) -> u64 {
 
 /// Waits until no bytes are left, or they have not become fewer for a time, or that is enough.
 async fn until_none(left: impl Fn() -> u64, stall: Duration, limit: Duration) {
+    let end = Instant::now() + 3 * limit;
     let (mut waited, mut stalled) = (Duration::ZERO, Duration::ZERO);
     let mut least = u64::MAX;
     let mut pause = Duration::from_micros(500);
@@ -112,7 +113,7 @@ async fn until_none(left: impl Fn() -> u64, stall: Duration, limit: Duration) {
         if left < least {
             (least, stalled) = (left, Duration::ZERO);
         }
-        if left == 0 || waited >= limit || stalled >= stall {
+        if left == 0 || waited >= limit || stalled >= stall || Instant::now() >= end {
             return;
         }
         let begun = Instant::now();

@@ -284,7 +284,8 @@ fn the_shim_raises_its_limit_of_files_and_nobody_elses() {
             let id = bed.id(name);
             let told = |who: &str| bed.path(&format!("{id}.{who}")).display().to_string();
             // posix_spawn(3) cannot set limits: they come a moment later.
-            let hook = |who: &str| json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("sleep 0.1; {script} >{}", told(who))] }]);
+            let later = "n=0; while [ $(ulimit -Sn) = 5000 ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n+1)); done";
+            let hook = |who: &str| json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("{later}; {script} >{}", told(who))] }]);
             let mut request = bed.request(&id, "exec sleep 100", |spec| {
                 spec["hooks"] = json!({ "createRuntime": hook("runtime"), "createContainer": hook("container") });
                 match change {
@@ -299,7 +300,7 @@ fn the_shim_raises_its_limit_of_files_and_nobody_elses() {
                     None => {}
                 }
             });
-            let logger = format!("exec 5>&-; sleep 0.1; {script} >{}; cat <&3 >/dev/null", told("logger"));
+            let logger = format!("exec 5>&-; {later}; {script} >{}; cat <&3 >/dev/null", told("logger"));
             let logger: String = logger.bytes().map(|b| format!("%{b:02x}")).collect();
             request.stdout = format!("binary:///bin/sh?-c={logger}");
             let init = bed.task.create(limit(), &request).await.unwrap().pid;

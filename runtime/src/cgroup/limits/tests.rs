@@ -275,6 +275,8 @@ fn unified_entries() {
         let expected = lines.iter().map(|line| format!(" cpuset.cpus = {line} (unified/cpuset.cpus, Unified)"));
         assert_eq!(shown, expected.map(|line| line.replace(r"\n", "\n")).collect::<Vec<_>>(), "{value}");
     }
+    assert_eq!(refused(true, r#"{"unified": {"memory.max": "\n"}}"#, &[]), "unified/memory.max: must not be empty");
+    assert_eq!(shown(true, r#"{"unified": {"io.max": "8:0 rbps=1\n\n"}}"#, &[]).len(), 1, "a blank line says nothing");
     assert_eq!(
         refused(true, r#"{"unified": {"a/../b.c": "1"}}"#, &[]),
         r#"unified/a~1..~1b.c: unified resource "a/../b.c" must be a file name (no slashes)"#

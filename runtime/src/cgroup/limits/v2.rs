@@ -153,8 +153,8 @@ pub(super) fn block_io(b: &BlockIo, list: &mut List) -> Result<()> {
     Ok(())
 }
 
-/// `unified`: files of the group written as they are, line by line, after everything else. An empty line is a value, too:
-/// it resets `cpuset.cpus`.
+/// `unified`: files of the group written as they are, line by line, after everything else. Nothing resets a cpuset, as
+/// cgroup-v2.rst has it; other files take an empty line for 0 (memory.max!) or for an error.
 pub(super) fn unified(entries: &BTreeMap<String, String>, host: &Host<'_>, list: &mut List) -> Result<()> {
     list.controller = "";
     for (key, value) in entries {
@@ -169,8 +169,13 @@ pub(super) fn unified(entries: &BTreeMap<String, String>, host: &Host<'_>, list:
             return invalid(&from, format!("unified resource {key:?} must be in the form CONTROLLER.PARAMETER"));
         }
         for line in value.strip_suffix('\n').unwrap_or(value).split('\n') {
-            // A write of no bytes would never get to the file.
-            let line = if line.is_empty() { "\n" } else { line };
+            let line = match line {
+                // A write of no bytes would never get to the file.
+                "" if key.starts_with("cpuset.") => "\n",
+                "" if value.trim().is_empty() => return invalid(&from, "must not be empty"),
+                "" => continue,
+                line => line,
+            };
             list.put(&from, key.as_str(), line, Rule::Unified);
         }
     }
