@@ -177,7 +177,7 @@ fn containerd_does_not_come_back() -> Outcome {
     // A signal that is heard only when the drop-in has been written.
     let killer = node.containerd_that(
         r#"pid=$PPID
-        while tr '\0' ' ' </proc/$pid/cmdline | grep -q 'mini-install install'; do
+        while [ /proc/$pid/exe -ef /proc/$PPID/exe ]; do
             first=$pid pid=$(sed -n 's/^PPid:[[:space:]]*//p' /proc/$pid/status)
         done
         kill "$first""#,

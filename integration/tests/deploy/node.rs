@@ -76,7 +76,7 @@ impl Node {
     /// The same with more variables.
     pub fn deploy_with(&self, more: &[(&str, &str)], script: &str, words: &[&str], shim: &str) -> Outcome<Output> {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(script).display().to_string();
-        let daemon = testbed().join(format!("c{}/bin/containerd", self.containerd.version)).display().to_string();
+        let daemon = self.daemon();
         let config = self.containerd.config().display().to_string();
         let restart = format!("/run/restart {WANTED}");
         let program = "#!/bin/sh\n: >\"$1\"\nwhile [ -e \"$1\" ]; do sleep 0.1; done\n";
@@ -108,7 +108,11 @@ impl Node {
 
     /// The same with containerd.
     pub fn containerd_that(&self, script: &str) -> Outcome<String> {
-        self.wrapper("containerd-that", "containerd", script)
+        self.wrapper("containerd-that", &self.daemon(), script)
+    }
+
+    fn daemon(&self) -> String {
+        testbed().join(format!("c{}/bin/containerd", self.containerd.version)).display().to_string()
     }
 
     fn wrapper(&self, name: &str, real: &str, script: &str) -> Outcome<String> {
