@@ -204,12 +204,14 @@ pub fn restart_policies(bed: &Bed) -> Outcome {
         n.bed.containerd.host.kill(pid, "KILL")?;
         n.logs_are(&kept, "up\nup\n")?;
         n.ok(&["stop", "--time", "0", &kept])?;
-        let always = n.detached("always", &["--restart", "always"], "echo life; sleep 0.1")?;
-        eventually(LIMIT, || n.call(&["logs", &always])?.ok()?.says("life\nlife\n").map(drop))?;
-        // The monitor is not to start it again meanwhile.
-        n.ok(&["stop", "--time", "0", &always])?;
-        n.wait_for(&always, ".State.Status", "exited")?;
-        n.ok(&["rm", &always])?;
+        let script = "trap 'exit 0' USR1; echo life; sleep 1000 & wait";
+        let always = n.detached("always", &["--restart", "always"], script)?;
+        n.logs_are(&always, "life\n")?;
+        let pid: u32 = n.inspect(&always, ".State.Pid")?.parse()?;
+        n.bed.containerd.host.kill(pid, "USR1")?;
+        n.logs_are(&always, "life\nlife\n")?;
+        // `stop` would not keep the monitor from it, which has just looked and looks again in a second.
+        n.ok(&["rm", "--force", &always])?;
         n.wait_for(&failing, ".RestartCount", "2")?;
         n.wait_for(&failing, ".State.Status", "exited")?;
         n.wait_for(&failing, ".State.ExitCode", "3")?;
