@@ -8,7 +8,10 @@ mod accept;
 mod serve;
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api;
@@ -16,10 +19,11 @@ use containerd_shim_protos::shim_async::{Task as TaskApi, create_task};
 use containerd_shim_protos::ttrpc;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 use runtime::lifecycle::{Class, Refusal, Who};
+use tokio::time::timeout;
 
 use crate::convert;
 use crate::stdio::Paths;
-use crate::task::{Answer, Reply, Request, Shim};
+use crate::task::{Answer, Reply, Request, Shim, Task};
 use serve::Leave;
 pub use serve::{Args, serve, signals};
 
@@ -62,6 +66,25 @@ fn not_implemented(what: &str) -> ttrpc::Error {
     convert::status(Refusal::new(Class::Unimplemented, format!("{what} is not implemented: not implemented")))
 }
 
+/// How long State waits for a container that is being made. containerd gives it two seconds, and asks one container after another.
+const MAKING: Duration = Duration::from_secs(1);
+
+/// How long Delete does, and what it says then.
+const DOOMED: Duration = Duration::from_secs(3);
+const STILL_MADE: &str = "the container is still being created, and deleted when that is over: failed precondition";
+
+/// A container that is deleted while it is being made is undone when it is made. But a containerd that starts asks this with no
+/// limit of its own, and serves nobody until it has the answer: the work may hang (a hook), the answer may not. No NotFound,
+/// by which containerd would take the bundle away.
+async fn doom(task: &Task, asked: impl Future<Output = Answer>) -> Answer {
+    let mut asked = pin!(asked);
+    match timeout(DOOMED, &mut asked).await {
+        Ok(answer) => answer,
+        Err(_) if task.is_being_made() => Err(Refusal::new(Class::FailedPrecondition, STILL_MADE)),
+        Err(_) => asked.await,
+    }
+}
+
 /// Ids become names of files and groups.
 fn check_id(id: &str) -> Result<(), Refusal> {
     let wrong = |e: runtime::Error| Refusal::new(Class::InvalidArgument, format!("{e}: invalid argument"));
@@ -78,8 +101,12 @@ impl Service {
 impl TaskApi for Service {
     async fn state(&self, _: &TtrpcContext, req: api::StateRequest) -> ttrpc::Result<api::StateResponse> {
         let task = self.shim.task(&req.id).map_err(convert::status)?;
-        // As with containerd's own shim: a client that asks before it calls CloseIO asks once.
-        task.made().await.map_err(convert::status)?;
+        // A client that asks before it calls CloseIO asks once.
+        if task.is_being_made()
+            && let Ok(made) = timeout(MAKING, task.made()).await
+        {
+            made.map_err(convert::status)?;
+        }
         let state = task.state(&who(req.exec_id.clone())).map_err(convert::status)?;
         Ok(convert::state(&req.id, &req.exec_id, state))
     }
@@ -107,7 +134,9 @@ impl TaskApi for Service {
     }
 
     async fn delete(&self, _: &TtrpcContext, req: api::DeleteRequest) -> ttrpc::Result<api::DeleteResponse> {
-        let answer = self.ask(&req.id, Request::Delete(who(req.exec_id))).await;
+        let task = self.shim.task(&req.id).map_err(convert::status)?;
+        let (asked, for_exec) = (task.ask(Request::Delete(who(req.exec_id.clone()))), !req.exec_id.is_empty());
+        let answer = if for_exec || !task.is_being_made() { asked.await } else { doom(&task, asked).await };
         let mut response = api::DeleteResponse::new();
         if let Reply::Deleted { pid, exit } = answer.map_err(convert::status)? {
             response.pid = pid;

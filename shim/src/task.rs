@@ -146,6 +146,11 @@ impl Task {
         view.processes.get(who).cloned().ok_or_else(|| no_process(who))
     }
 
+    /// True until the container is made.
+    pub fn is_being_made(&self) -> bool {
+        self.view.borrow().container.is_none()
+    }
+
     /// Waits until the container is made. NotFound when it could not be.
     pub async fn made(&self) -> Result<(), Refusal> {
         let mut view = self.view.clone();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use runtime::reap;
+use rustix::fs::{FileType, fstat};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::sync::{Notify, oneshot};
@@ -102,12 +103,14 @@ fn run_file(file: OwnedFd, pipe: Option<OwnedFd>, console: Option<Arc<Fd>>) -> i
         None => console,
     };
     let Some(to) = to else { return Ok(None) };
-    // A terminal as stdin can be polled, say; a plain file and /dev/null cannot (EPERM).
-    let polled = ready::for_reading(fcntl_dupfd_cloexec(&file, 3)?);
+    // A terminal as stdin can be polled, say; /dev/null cannot (EPERM). A regular file may be one of FUSE's, which can, and still
+    // waits for its server in each read(2).
+    let device = FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::CharacterDevice;
+    let polled = device.then(|| ready::for_reading(fcntl_dupfd_cloexec(&file, 3)?)).and_then(io::Result::ok);
     Ok(Some(tokio::spawn(async move {
         let _broken_pipe = match polled {
-            Ok(from) => relay::copy(&from, &to, Source::Console, relay::BULK, &Notify::new()).await,
-            Err(_) => relay::copy_from_file(Arc::new(file), &to).await,
+            Some(from) => relay::copy(&from, &to, Source::Console, relay::BULK, &Notify::new()).await,
+            None => relay::copy_from_file(Arc::new(file), &to).await,
         };
         if terminal {
             // A file that was read to its end is no client that has hung up: the terminal stays until Delete.

@@ -515,6 +515,27 @@ fn stdin_may_be_a_file_or_device_and_ends_with_it() {
     assert!(fs::read(dir.path("in")).unwrap() == data);
 }
 
+/// Files of FUSE's can, and read(2) still waits for their server; so can those of kernfs and some of procfs.
+#[test]
+fn a_file_that_can_be_polled_is_not_read_by_the_loop() {
+    on_loop(async {
+        let opened = open_all("/proc/self/mountinfo", "", "", false);
+        let streams = opened.wiring.run(None).unwrap();
+        let at = |name: &std::ffi::OsStr| fs::read_link(Path::new("/proc/self/fd").join(name)).unwrap_or_default();
+        for entry in fs::read_dir("/proc/self/fdinfo").unwrap().flatten() {
+            if at(&entry.file_name()) != Path::new("anon_inode:[eventpoll]") {
+                continue;
+            }
+            let info = fs::read_to_string(entry.path()).unwrap();
+            for watched in info.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next()) {
+                assert!(!at(watched.as_ref()).ends_with("mountinfo"), "the loop watches it: {info}");
+            }
+        }
+        drop(opened.child);
+        streams.finish(Duration::from_secs(1)).await;
+    });
+}
+
 /// A device that can be polled, and says later that there is something to read.
 #[test]
 fn stdin_may_be_a_terminal_of_the_host() {

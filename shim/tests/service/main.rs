@@ -199,8 +199,8 @@ fn a_create_that_hangs_hides_nothing_and_outlives_its_caller() {
         });
         let gone = bed.task.create(context::with_duration(Duration::from_millis(300)), &request).await;
         assert!(gone.is_err());
-        let state = api::StateRequest { id: slow.clone(), ..Default::default() };
-        assert!(bed.task.state(context::with_duration(Duration::from_millis(300)), &state).await.is_err());
+        // containerd's list of tasks asks for the state of one after another, and gives each two seconds.
+        assert!(bed.state(&slow, "").await.unwrap_err().to_string().contains("not found"));
         assert_eq!(bed.state(&other, "").await.unwrap().status.value(), 1);
         bed.start(&other, "").await.unwrap();
         assert!(!bed.heard().contains(&"create slow".to_owned()));
@@ -227,6 +227,31 @@ fn delete_during_create_waits_for_it_and_undoes_it() {
         });
         let _ = bed.task.create(context::with_duration(Duration::from_millis(100)), &request).await;
         assert_eq!(bed.delete(&id, "").await.unwrap().exit_status, 137);
+        let heard = bed.until_heard("delete a").await;
+        assert_eq!(heard, ["create a", "exit a 137", "delete a"]);
+        bed.shutdown().await;
+        assert_eq!(bed.ended().await, 0);
+    });
+}
+
+/// A containerd that starts deletes what has no processes yet, without a limit, and serves nobody before it has an answer.
+#[test]
+fn delete_during_a_create_that_hangs_is_answered_and_undoes_it_later() {
+    on_loop(async {
+        let Some(bed) = Bed::new("stuck").await else { return };
+        let id = bed.id("a");
+        let go = bed.path("go");
+        let wait = format!("until test -e {}; do sleep 0.05; done", go.display());
+        let request = bed.request(&id, "exit 0", |spec| {
+            spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", wait] }] });
+        });
+        let _ = bed.task.create(context::with_duration(Duration::from_millis(100)), &request).await;
+        for _ in 0..2 {
+            // By NotFound containerd would take the bundle away.
+            let refused = bed.delete(&id, "").await.unwrap_err().to_string();
+            assert!(refused.contains("still being created") && !refused.contains("NOT_FOUND"), "{refused}");
+        }
+        std::fs::write(go, "").unwrap();
         let heard = bed.until_heard("delete a").await;
         assert_eq!(heard, ["create a", "exit a 137", "delete a"]);
         bed.shutdown().await;
