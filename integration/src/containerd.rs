@@ -321,6 +321,20 @@ level = "debug"
             daemon.wait()?;
         }
         *Self::lock(&self.events) = None;
+        self.remove_hidden_bundles()
+    }
+
+    /// containerd renames a bundle to a hidden one before it removes it (core/runtime/v2/bundle.go, atomicDelete); killed in
+    /// between it leaves that, and no containerd looks at a hidden one again.
+    fn remove_hidden_bundles(&self) -> Outcome {
+        let namespaces = self.host.path("/run/containerd/io.containerd.runtime.v2.task").read_dir();
+        for namespace in namespaces.into_iter().flatten().flatten() {
+            for bundle in namespace.path().read_dir()?.flatten() {
+                if bundle.file_name().to_string_lossy().starts_with('.') {
+                    std::fs::remove_dir_all(bundle.path())?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -126,7 +126,7 @@ impl<'a> Nerdctl<'a> {
 
     /// Waits until the container's log is as given. A logger may still be writing when its container has ended.
     pub fn logs_are(&self, name: &str, text: &str) -> Outcome {
-        eventually(Duration::from_secs(20), || {
+        eventually(LIMIT, || {
             let output = self.call(&["logs", name])?.ok()?;
             ensure!(output.text() == text, "the log is not {text:?}:\n{}", output.report());
             Ok(())

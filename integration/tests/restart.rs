@@ -19,7 +19,10 @@ fn container_runs_on_and_its_output_arrives(bed: &Bed) -> Outcome {
     bed.containerd.kill()?;
     let at_the_kill = lines();
     std::thread::sleep(Duration::from_secs(2));
-    ensure!(lines() > at_the_kill + 5, "the output stopped with containerd: {at_the_kill} lines, then {}", lines());
+    eventually(LIMIT, || {
+        ensure!(lines() > at_the_kill + 5, "the output stopped with containerd: {at_the_kill} lines, then {}", lines());
+        Ok(())
+    })?;
     bed.containerd.restart()?;
     let (now, status) = (bed.pid(&id)?, bed.status(&id)?);
     ensure!(now == pid && status.as_deref() == Some("RUNNING"), "after the restart: pid {now} for {pid}, {status:?}");

@@ -144,16 +144,25 @@ fn terminal_ctrl_c(bed: &Bed) -> Outcome {
     let words = bed.run_words(&id, &["--rm", "--tty"], &["sh"]);
     let mut terminal = bed.terminal(&words)?;
     terminal.wait_for("# ", LIMIT)?;
-    terminal.send("sleep 1000; echo status=$?\n")?;
-    std::thread::sleep(Duration::from_millis(500));
-    terminal.send("\u{3}")?;
-    terminal
-        .wait_for("status=130", Duration::from_secs(10))
-        // Some shells drop the rest of the line with the signal.
-        .or_else(|_| {
-            terminal.send("echo status=$?\n")?;
-            terminal.wait_for("status=130", Duration::from_secs(10))
-        })?;
+    terminal.send("sleep 19283; echo status=$?\n")?;
+    let sleeps = || -> Outcome<bool> {
+        Ok(bed.containerd.host.processes()?.iter().any(|(_, argv)| argv[..] == ["sleep", "19283"]))
+    };
+    eventually(LIMIT, || {
+        ensure!(sleeps()?, "it does not sleep");
+        Ok(())
+    })?;
+    // The shell makes it the foreground some time after that.
+    eventually(LIMIT, || {
+        terminal.send("\u{3}")?;
+        ensure!(!sleeps()?, "it still sleeps");
+        Ok(())
+    })?;
+    // Some shells drop the rest of the line with the signal.
+    terminal.wait_for("status=130", Duration::from_secs(1)).or_else(|_| {
+        terminal.send("echo status=$?\n")?;
+        terminal.wait_for("status=130", LIMIT)
+    })?;
     terminal.send("exit 0\n")?;
     terminal.wait(LIMIT)?;
     Ok(())

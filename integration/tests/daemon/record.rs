@@ -16,6 +16,11 @@ fn rewrite(file: &Path, change: impl FnOnce(&mut Value)) -> Outcome {
 /// A container whose record is changed and whose shim then is killed; returns once containerd has cleaned up.
 fn orphan(bed: &Bed, sleep: &str, change: impl FnOnce(&mut Value)) -> Outcome<String> {
     let id = bed.detached(&["--null-io"], &["sh", "-c", &format!("sleep {sleep} & sleep {sleep}")])?;
+    eventually(LIMIT, || {
+        let there = lives(bed, sleep)?;
+        ensure!(there.len() == 2, "of the container's processes there are {there:?}");
+        Ok(())
+    })?;
     let shim = bed.shim(&id)?;
     rewrite(&bed.containerd.bundle(&id).join("mini.json"), change)?;
     bed.containerd.host.kill(shim, "KILL")?;

@@ -143,11 +143,14 @@ pub fn containerd_down_under_writers(bed: &Bed) -> Outcome {
     bed.containerd.kill()?;
     let at_the_kill = [&file, &logged].map(lines);
     std::thread::sleep(down);
-    let now = [&file, &logged].map(lines);
-    ensure!(
-        now.iter().zip(at_the_kill).all(|(now, then)| *now > then),
-        "nothing more was written: {at_the_kill:?}, {now:?}"
-    );
+    eventually(LIMIT, || {
+        let now = [&file, &logged].map(lines);
+        ensure!(
+            now.iter().zip(at_the_kill).all(|(now, then)| *now > then),
+            "nothing more was written: {at_the_kill:?}, {now:?}"
+        );
+        Ok(())
+    })?;
     // They end while it is away.
     std::fs::write(directory.join("go"), "")?;
     eventually(LIMIT, || {

@@ -174,7 +174,7 @@ pub fn burst_before_the_exit_is_logged_whole(bed: &Bed) -> Outcome {
             let tty: &[&str] = if round % 2 == 0 { &[] } else { &["-t"] };
             let name = n.detached(&format!("b{round}"), tty, "exec seq 1 60000")?;
             n.ok(&["wait", &name])?;
-            eventually(std::time::Duration::from_secs(20), || whole(n, &name, 60_000))?;
+            eventually(LIMIT, || whole(n, &name, 60_000))?;
         }
         Ok(())
     })

@@ -210,11 +210,20 @@ pub fn restart_policies(bed: &Bed) -> Outcome {
         let pid: u32 = n.inspect(&always, ".State.Pid")?.parse()?;
         n.bed.containerd.host.kill(pid, "USR1")?;
         n.logs_are(&always, "life\nlife\n")?;
-        // `stop` would not keep the monitor from it, which has just looked and looks again in a second.
+        // `stop` does not keep the monitor from it, and what it starts while `rm` is under way stays. By its label the monitor
+        // itself ends it.
+        let id = n.inspect(&always, ".ID")?;
+        bed.ctr(&["container", "label", &id, "containerd.io/restart.status=stopped"])?.ok()?;
+        eventually(LIMIT, || {
+            ensure!(!bed.ctr(&["task", "ls"])?.ok()?.text().contains(&id), "it has not been stopped");
+            Ok(())
+        })?;
         n.ok(&["rm", "--force", &always])?;
         n.wait_for(&failing, ".RestartCount", "2")?;
         n.wait_for(&failing, ".State.Status", "exited")?;
         n.wait_for(&failing, ".State.ExitCode", "3")?;
+        // The monitor may have looked at its label before the first, and at its process after.
+        n.ok(&["stop", "--time", "0", &kept])?;
         n.wait_for(&kept, ".State.Status", "exited")
     })
 }

@@ -290,12 +290,11 @@ fn an_exit_waits_for_a_client_that_is_about_to_read() {
             let mut bytes = [0; 4];
             end.read_exact(&mut bytes).unwrap();
         });
-        assert!(done - begun < Duration::from_secs(3), "{:?}", done - begun);
         let read = told.recv().unwrap();
         // One that a busy machine keeps from reading for longer is given up.
         let late = read > begun + Duration::from_millis(200);
         assert!(late || done >= read, "announced {:?} before it was read", read - done);
-        !late
+        !late && done - begun < Duration::from_secs(3)
     };
     assert!((0..5).any(|_| patient()), "the machine is too busy");
 }
@@ -305,8 +304,12 @@ fn an_exit_waits_neither_for_a_client_that_has_gone_nor_long_for_one_that_does_n
     // A busy machine may be slow once.
     let took = |(begun, done): (Instant, Instant)| done - begun;
     assert!((0..5).any(|_| took(announced(drop)) < Duration::from_millis(200)), "it waits for nobody");
-    let stopped = took(announced(|_end| thread::sleep(Duration::from_secs(4))));
-    assert!(stopped >= Duration::from_millis(200) && stopped < Duration::from_secs(3), "{stopped:?}");
+    let bounded = || {
+        let stopped = took(announced(|_end| thread::sleep(Duration::from_secs(4))));
+        assert!(stopped >= Duration::from_millis(200), "{stopped:?}");
+        stopped < Duration::from_secs(3)
+    };
+    assert!((0..3).any(|_| bounded()), "it waits for who does not read");
 }
 
 #[test]

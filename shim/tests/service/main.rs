@@ -525,6 +525,10 @@ fn stdin_may_be_a_file_or_a_device() {
             assert_eq!(bed.wait(&id, "deaf").await.unwrap(), 137);
             bed.delete(&id, "deaf").await.unwrap();
 
+            // Its own `cat` has copied all.
+            let comm = format!("/proc/{}/comm", bed.state(&id, "").await.unwrap().pid);
+            let copied = || std::fs::read_to_string(&comm).is_ok_and(|name| name == "sleep\n");
+            until(copied, || "it still copies".into()).await;
             bed.kill(&id, "", 9).await.unwrap();
             assert_eq!(bed.wait(&id, "").await.unwrap(), 137);
             bed.delete(&id, "").await.unwrap();
