@@ -2,7 +2,7 @@
 
 use integration::containerd::LIMIT;
 use integration::events::topics;
-use integration::{Bed, Outcome, cases, ensure, eventually, suite};
+use integration::{Bed, Outcome, Runtime, cases, ensure, eventually, residue, suite};
 use std::time::Duration;
 
 fn container_runs_on_and_its_output_arrives(bed: &Bed) -> Outcome {
@@ -97,7 +97,7 @@ fn killed_shim_is_cleaned_up(bed: &Bed) -> Outcome {
         ensure!(exit.number("exit_status") == 137 && exit.number("pid") > 0, "the exit is {exit:?}");
         Ok(())
     })?;
-    integration::residue::assert_none_of(&bed.containerd, &id, Duration::from_secs(15))?;
+    residue::assert_none_of(&bed.containerd, &id, Duration::from_secs(15))?;
     bed.ctr(&["container", "rm", &id])?.ok()?;
     Ok(())
 }
@@ -108,7 +108,7 @@ fn shim_killed_while_containerd_is_down(bed: &Bed) -> Outcome {
     bed.containerd.kill()?;
     bed.containerd.host.kill(shim, "KILL")?;
     bed.containerd.restart()?;
-    integration::residue::assert_none_of(&bed.containerd, &id, Duration::from_secs(15))?;
+    residue::assert_none_of(&bed.containerd, &id, Duration::from_secs(15))?;
     let left = bed.containerd.host.processes()?.into_iter().any(|(_, argv)| argv.iter().any(|word| word == "87654"));
     ensure!(!left, "the container's process is still there");
     bed.ctr(&["container", "rm", &id])?.ok()?;
@@ -128,6 +128,55 @@ fn ten_restarts(bed: &Bed) -> Outcome {
     bed.delete(&id, &["--force"], 137)
 }
 
+/// A containerd that starts asks the shim of a container without processes to delete it, sets no limit, and serves nobody meanwhile.
+fn create_that_hangs_keeps_nobody_waiting(bed: &Bed) -> Outcome {
+    let directory = bed.directory("hook")?;
+    let root = directory.join("root");
+    for name in ["bin", "proc", "sys", "dev", "run"] {
+        std::fs::create_dir_all(root.join(name))?;
+    }
+    let (begun, go) = (directory.join("begun"), directory.join("go"));
+    let script = format!("echo >{}; until [ -e {} ]; do sleep 0.05; done", begun.display(), go.display());
+    let id = bed.id();
+    let mut spec: serde_json::Value = serde_json::from_str(&bed.ctr(&["oci", "spec"])?.ok()?.text())?;
+    spec["process"]["args"] = serde_json::json!(["true"]);
+    spec["root"]["path"] = root.display().to_string().into();
+    spec["linux"]["cgroupsPath"] = format!("/{}/{id}", bed.containerd.namespace).into();
+    spec["hooks"] = serde_json::json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", script] }] });
+    let file = directory.join("config.json");
+    std::fs::write(&file, spec.to_string())?;
+    let file = file.display().to_string();
+    let words = ["run", "--runtime", bed.runtime().name(), "--config", &file, &id];
+    let client = bed.containerd.ctr_start(LIMIT, &words)?;
+    eventually(LIMIT, || {
+        ensure!(begun.exists(), "the hook is not run");
+        Ok(())
+    })?;
+    bed.containerd.kill()?;
+    client.wait()?;
+    let served =
+        bed.containerd.restart().and_then(|()| bed.sh(&["--rm"], "echo served")?.ok()?.says("served\n").map(drop));
+    std::fs::write(&go, "")?;
+    served?;
+    // Nobody was told of it, so nobody undoes it but its shim; the bundle is the next containerd's.
+    eventually(LIMIT, || {
+        let shims = bed.containerd.host.processes()?.into_iter().filter(|(_, argv)| argv.contains(&id)).count();
+        ensure!(shims == 0, "its shim is still there");
+        Ok(())
+    })?;
+    bed.containerd.kill()?;
+    bed.containerd.restart()?;
+    if bed.runtime() == Runtime::Runc {
+        // Its groups stay.
+        for group in residue::cgroups_of(&bed.containerd.namespace).iter().filter(|group| group.ends_with(&id)) {
+            eventually(LIMIT, || Ok(std::fs::remove_dir(group)?))?;
+        }
+    }
+    residue::assert_none_of(&bed.containerd, &id, Duration::from_secs(15))?;
+    bed.ctr(&["container", "rm", &id])?.ok()?;
+    Ok(())
+}
+
 fn main() {
     suite::run_with(
         "restart",
@@ -139,6 +188,7 @@ fn main() {
             killed_shim_is_cleaned_up,
             shim_killed_while_containerd_is_down,
             ten_restarts,
+            create_that_hangs_keeps_nobody_waiting,
         ],
     );
 }
