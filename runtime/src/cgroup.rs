@@ -1,10 +1,10 @@
 //! Control groups, made by us or by systemd, on version 1, version 2, and both at once.
 //!
-//! A container has one group on every hierarchy that is mounted. [`Layout`] says which there are; [`Cgroup::create`]
-//! makes the groups (or [`Cgroup::create_by_systemd`] has them made), [`Cgroup::attach`] hands out what a child needs to be born in them, [`Cgroup::apply`] writes the
-//! limits, and the rest is the life of the group until [`Cgroup::remove`]. Each controller is used where it is: on a
-//! hybrid host most are on version 1 and some may be on the `unified` tree, so version 1 and 2 are not two drivers but
-//! a property of each controller's [`Place`].
+//! A container has one group on every hierarchy of its [`Layout`], see [`Layout::asked`]. [`Cgroup::create`] makes the
+//! groups (or [`Cgroup::create_by_systemd`] has them made), [`Cgroup::attach`] hands out what a child needs to be born in
+//! them, [`Cgroup::apply`] writes the limits, and the rest is the life of the group until [`Cgroup::remove`]. Each
+//! controller is used where it is: on a hybrid host most are on version 1 and some may be on the `unified` tree, so
+//! version 1 and 2 are not two drivers but a property of each controller's [`Place`].
 #![forbid(unsafe_code)]
 
 mod attach;

@@ -157,10 +157,11 @@ impl Container {
     }
 
     fn create_and(host: &Host, request: Create<'_>, beside: Option<Beside<'_>>) -> Result<(Self, Child)> {
+        let layout = host.cgroup.asked(request.spec.linux.resources.network.as_ref());
         let cgroup = if request.systemd_cgroup {
-            Cgroup::create_by_systemd(&host.cgroup, request.spec, request.id)?
+            Cgroup::create_by_systemd(&layout, request.spec, request.id)?
         } else {
-            Cgroup::create(&host.cgroup, &request.spec.linux.cgroups_path, request.id)?
+            Cgroup::create(&layout, &request.spec.linux.cgroups_path, request.id)?
         };
         match make(host, request, &cgroup, beside) {
             Ok(Made { id, bundle, spec, pid, pidfd, parked, request, child }) => {

@@ -3,6 +3,7 @@
 //! The sources are `/proc/self/mountinfo`, `/proc/self/cgroup` and statfs(2). The existence of a directory below
 //! `/sys/fs/cgroup` proves nothing: on a hybrid host it is a tmpfs in which any name may be an ordinary directory.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FsWord, statfs};
@@ -11,6 +12,7 @@ use super::file;
 use super::{Place, Record};
 use crate::error::{Error, Kind, Result};
 use crate::kernfs;
+use crate::spec::Network;
 
 /// `CGROUP_SUPER_MAGIC`, statfs(2).
 const MAGIC_V1: FsWord = 0x27_e0eb;
@@ -131,6 +133,29 @@ impl Layout {
     /// Version 2: no controller that it has is bound to a version 1 hierarchy. Others and names may still be mounted.
     pub fn is_unified(&self) -> bool {
         self.unified.is_some() && self.v1.iter().flat_map(|h| &h.controllers).all(|c| is_aside(c))
+    }
+
+    /// The hierarchies in which a container gets groups: on a unified host those of net_cls and net_prio only if it asks for
+    /// a class or for priorities. In a group of its own it would lose the class of whoever starts it.
+    pub fn asked(&self, network: Option<&Network>) -> Cow<'_, Layout> {
+        self.asked_if(network, &is_group)
+    }
+
+    fn asked_if(&self, network: Option<&Network>, is: &dyn Fn(&Path, bool) -> bool) -> Cow<'_, Layout> {
+        let asked = |controller: &String| {
+            network.is_some_and(|n| match controller.as_str() {
+                "net_cls" => n.class_id.is_some_and(|id| id != 0),
+                _ => !n.priorities.is_empty(),
+            })
+        };
+        // A shim has read this before its first container; whoever mounted the hierarchy (a VPN client) may have gone.
+        let has = |h: &Hierarchy| h.name.is_some() || h.controllers.iter().any(asked) && is(&h.mount, false);
+        if !self.is_unified() || self.v1.iter().all(has) {
+            return Cow::Borrowed(self);
+        }
+        let mut layout = self.clone();
+        layout.v1.retain(has);
+        Cow::Owned(layout)
     }
 
     /// Where a container's groups are to be: `linux.cgroupsPath` and the container's id, resolved as runc does.
@@ -471,6 +496,24 @@ mod tests {
         // What a VPN mounts is there, and decides nothing.
         let layout = Layout::parse(table, "1:net_cls:/\n0::/a.slice/b", &|_, _| true);
         assert!(layout.v1.len() == 1 && layout.is_unified() && layout.place("x", "id").unwrap().is_unified());
+        let groups = |json: &str, is: bool| {
+            let network: Network = serde_json::from_str(json).unwrap();
+            let record = layout.asked_if(Some(&network), &|_, _| is).place("x", "id").unwrap();
+            record.v1.iter().map(|p| p.controllers.join(",")).collect::<Vec<_>>()
+        };
+        for (json, is) in [
+            ("{}", true),
+            (r#"{"classID": 0}"#, true),
+            (r#"{"priorities": [{"name": "lo", "priority": 1}]}"#, true),
+            (r#"{"classID": 1}"#, false),
+        ] {
+            assert_eq!(groups(json, is), [""; 0], "{json}");
+        }
+        assert_eq!(groups(r#"{"classID": 1}"#, true), ["net_cls"]);
+        assert_eq!(hybrid.asked(None).v1.len(), 2, "with version 1 comes all of it");
+        let named = "4 0 0:8 / /mnt/systemd rw - cgroup cgroup rw,name=systemd\n";
+        let named = Layout::parse(&format!("{table}{named}"), "3:name=systemd:/\n1:net_cls:/\n0::/a", &|_, _| true);
+        assert_eq!(named.asked(None).v1.iter().map(|h| h.name.as_deref()).collect::<Vec<_>>(), [Some("systemd")]);
         let place = |path| layout.place(path, "id").unwrap().unified.unwrap().group;
         assert_eq!((place("/x/../y"), place("x"), place("")), ("y".into(), "a.slice/x".into(), "a.slice/id".into()));
     }

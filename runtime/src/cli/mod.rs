@@ -131,7 +131,8 @@ fn plan(args: &args::Plan) -> Result<()> {
     let spec = Spec::load(&bundle)?;
     let host = Host::read()?;
     let id = "mini";
-    let record = host.cgroup.place(&spec.linux.cgroups_path, id)?;
+    let layout = host.cgroup.asked(spec.linux.resources.network.as_ref());
+    let record = layout.place(&spec.linux.cgroups_path, id)?;
     let tasks: Vec<String> = record.v1.iter().map(|p| p.dir().join("tasks").display().to_string()).collect();
     let visible = start::visible_kernel_mounts()?;
     let plan = compile::init(&compile::Init {
