@@ -5,9 +5,15 @@ mod node;
 mod whole;
 
 use integration::containerd::LIMIT;
-use integration::{Outcome, Version, bin_dir, ensure, eventually};
+use integration::{Outcome, Output, Version, bin_dir, ensure, eventually};
 use libtest_mimic::{Arguments, Trial};
-use node::{DROP_IN, LINK, Node};
+use node::{DROP_IN, LINK, Node, POD};
+
+/// In sh: $first is the installer that called it, $pids are that and the shells between.
+const INSTALLER: &str = r#"pids= pid=$PPID
+    while [ /proc/$pid/exe -ef /proc/$PPID/exe ]; do
+        first=$pid pids="$pid $pids" pid=$(sed -n 's/^PPid:[[:space:]]*//p' /proc/$pid/status)
+    done"#;
 
 /// The binary to install.
 pub fn shim() -> Outcome<String> {
@@ -45,7 +51,8 @@ fn life(version: Version, format: u32) -> Outcome {
     node.install("install", &shim)?.ok()?;
     let first = node.version()?;
     let pod = node.pod()?;
-    node.install("install", &shim)?.ok()?;
+    // containerd knows the handler: it is not restarted.
+    node.deploy_with(&[("RESTART", "false")], "mini-install", &["install"], &shim)?.ok()?;
     ensure!(node.version()? == first, "the same binary got another version");
     node.install("install", &other)?.ok()?;
     let second = node.version()?;
@@ -58,11 +65,10 @@ fn life(version: Version, format: u32) -> Outcome {
     // The pod has lived through all of it.
     node.crictl(&["inspectp", &pod])?.ok()?.says("SANDBOX_READY")?;
     node.install("uninstall", &shim)?.failed_with("run on mini")?;
-    node.crictl(&["stopp", &pod])?.ok()?;
-    node.crictl(&["rmp", &pod])?.ok()?;
+    node.remove_pod(&pod)?;
     eventually(LIMIT, || node.install("uninstall", &shim)?.ok().map(drop))?;
     node.assert_clean()?;
-    node.crictl(&["runp", "--runtime", "mini", "/run/pod.json"])?.failed_with("mini")?;
+    node.crictl(&["runp", "--runtime", "mini", POD])?.failed_with("mini")?;
     ensure!(std::fs::read(node.containerd.config())? == config, "config.toml was changed");
     Ok(())
 }
@@ -116,8 +122,7 @@ fn runs_by_hand(node: &Node) -> Outcome {
     ensure!(copied.success(), "the binary was not copied");
     node.install("verify", &shim()?)?.ok()?;
     let pod = node.pod()?;
-    node.crictl(&["stopp", &pod])?.ok()?;
-    node.crictl(&["rmp", &pod])?.ok()?;
+    node.remove_pod(&pod)?;
     Ok(())
 }
 
@@ -139,18 +144,61 @@ fn link_changed_under_load() -> Outcome {
     Ok(())
 }
 
-/// By force even under a pod, which lives on and can be removed.
+/// What a command left that took the handler away under a pod: that lives through the next start of containerd too, which forgets
+/// pods whose shim's binary is not there. Without it nothing is left.
+fn stays_for(node: &Node, pod: &str, output: &Output) -> Outcome {
+    ensure!(!node.exists(DROP_IN), "the drop-in is there");
+    node.containerd.kill()?;
+    node.containerd.restart()?;
+    node.crictl(&["inspectp", pod])?.ok()?.says("SANDBOX_READY")?;
+    ensure!(output.errors().contains("its binary stays"), "{}", output.report());
+    ensure!(!output.errors().contains("was taken back"), "{}", output.report());
+    node.remove_pod(pod)?;
+    eventually(LIMIT, || node.install("uninstall", &shim()?)?.ok().map(drop))?;
+    node.assert_clean()
+}
+
+/// By force even under a pod, and without it under one that was started after the look.
 fn uninstalled_by_force() -> Outcome {
     let node = Node::start(Version::C2_1, &imports(), "")?;
     let shim = shim()?;
     node.install("install", &shim)?.ok()?;
     let pod = node.pod()?;
-    node.deploy_with(&[("FORCE", "1")], "mini-install", &["uninstall"], &shim)?.ok()?;
-    node.assert_clean()?;
-    node.crictl(&["inspectp", &pod])?.ok()?.says("SANDBOX_READY")?;
-    node.crictl(&["stopp", &pod])?.ok()?;
-    node.crictl(&["rmp", &pod])?.ok()?;
-    Ok(())
+    let forced = node.deploy_with(&[("FORCE", "1")], "mini-install", &["uninstall"], &shim)?.ok()?;
+    stays_for(&node, &pod, &forced)?;
+    node.install("install", &shim)?.ok()?;
+    let late = node.restart_that(&format!("{} runp --runtime mini {POD} >/run/pod", node.crictl))?;
+    eventually(LIMIT, || node.install("status", &shim)?.ok()?.says("running: 0").map(drop))?;
+    let refused = node.deploy_with(&[("RESTART", &late)], "mini-install", &["uninstall"], &shim)?.exited(1)?;
+    let pod = std::fs::read_to_string(node.containerd.host.path("/run/pod"))?;
+    stays_for(&node, pod.trim(), &refused)
+}
+
+/// A pod that waited for its handler is there before the install has failed.
+fn install_fails_under_a_pod() -> Outcome {
+    let node = Node::start(Version::C2_1, &imports(), "")?;
+    node.write_pod()?;
+    let waiting = node.crictl_that(&format!(
+        "case \" $* \" in *' info '*) [ -s /run/pod ] || real runp --runtime mini {POD} >/run/pod; exit 1 ;; esac"
+    ))?;
+    let with_waiting = [("CRICTL", waiting.as_str()), ("WAIT", "3")];
+    let failed = node.deploy_with(&with_waiting, "mini-install", &["install"], &shim()?)?.exited(1)?;
+    let pod = std::fs::read_to_string(node.containerd.host.path("/run/pod"))?;
+    stays_for(&node, pod.trim(), &failed)
+}
+
+/// The version that is there already does not work any more: it stays, and that is said.
+fn fails_where_it_is() -> Outcome {
+    let node = Node::start(Version::C2_1, &imports(), "")?;
+    let shim = shim()?;
+    node.install("install", &shim)?.ok()?;
+    let version = node.version()?;
+    let full = node.crictl_that("case \" $* \" in *' runp '*) exit 1 ;; esac")?;
+    let failed = node.deploy_with(&[("CRICTL", &full)], "mini-install", &["install"], &shim)?;
+    let failed = failed.failed_with("nothing was changed")?;
+    ensure!(!failed.errors().contains("was taken back"), "{}", failed.report());
+    ensure!(node.version()? == version && node.exists(DROP_IN), "something was changed");
+    node.install("verify", &shim)?.ok().map(drop)
 }
 
 fn config_that_imports_nothing() -> Outcome {
@@ -175,13 +223,7 @@ fn containerd_does_not_come_back() -> Outcome {
     node.deploy_with(&[("CRICTL", &killer)], "mini-install", &["install"], &shim)?.failed_with("was taken back")?;
     node.assert_clean()?;
     // A signal that is heard only when the drop-in has been written.
-    let killer = node.containerd_that(
-        r#"pid=$PPID
-        while [ /proc/$pid/exe -ef /proc/$PPID/exe ]; do
-            first=$pid pid=$(sed -n 's/^PPid:[[:space:]]*//p' /proc/$pid/status)
-        done
-        kill "$first""#,
-    )?;
+    let killer = node.containerd_that(&format!("{INSTALLER}; kill \"$first\""))?;
     node.deploy_with(&[("CONTAINERD", &killer)], "mini-install", &["install"], &shim)?.failed_with("was taken back")?;
     node.assert_clean()?;
     // The containerd that did come back has forgotten the handler.
@@ -250,7 +292,7 @@ type Case = (&'static str, fn() -> Outcome);
 
 fn main() {
     let arguments = Arguments::from_args();
-    let cases: [Case; 16] = [
+    let cases: [Case; 18] = [
         ("life_1_6", life_1_6),
         ("life_2_1", life_2_1),
         ("life_2_3", life_2_3),
@@ -260,6 +302,8 @@ fn main() {
         ("drop_in_2_3", drop_in_2_3),
         ("link_changed_under_load", link_changed_under_load),
         ("uninstalled_by_force", uninstalled_by_force),
+        ("install_fails_under_a_pod", install_fails_under_a_pod),
+        ("fails_where_it_is", fails_where_it_is),
         ("config_that_imports_nothing", config_that_imports_nothing),
         ("containerd_does_not_come_back", containerd_does_not_come_back),
         ("pod_stopped_by_another", pod_stopped_by_another),

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub const DROP_IN: &str = "/run/conf.d/mini.toml";
 /// What the installer makes lead to the binary.
 pub const LINK: &str = "/usr/local/bin/containerd-shim-mini-v2";
+/// What the pod is to be.
+pub const POD: &str = "/run/pod.json";
 const VERSIONS: &str = "/usr/local/lib/mini";
 /// Made by whoever wants containerd restarted, removed when that is done.
 pub const WANTED: &str = "/run/restart-wanted";
@@ -111,6 +113,11 @@ impl Node {
         self.wrapper("containerd-that", &self.daemon(), script)
     }
 
+    /// The same with the restart of containerd.
+    pub fn restart_that(&self, script: &str) -> Outcome<String> {
+        self.wrapper("restart-that", &format!("sh /run/restart {WANTED}"), script)
+    }
+
     fn daemon(&self) -> String {
         testbed().join(format!("c{}/bin/containerd", self.containerd.version)).display().to_string()
     }
@@ -145,13 +152,25 @@ impl Node {
 
     /// Starts a pod on the handler mini; returns its id.
     pub fn pod(&self) -> Outcome<String> {
+        self.write_pod()?;
+        Ok(self.crictl(&["runp", "--runtime", "mini", POD])?.ok()?.text().trim().to_owned())
+    }
+
+    /// Stops and removes it.
+    pub fn remove_pod(&self, id: &str) -> Outcome {
+        self.crictl(&["stopp", id])?.ok()?;
+        self.crictl(&["rmp", id])?.ok().map(drop)
+    }
+
+    /// Writes what the pod is to be.
+    pub fn write_pod(&self) -> Outcome {
         let config = format!(
             r#"{{"metadata": {{"name": "p", "namespace": "default", "uid": "u", "attempt": 0}}, "linux": {{"cgroup_parent":
             "/{}/p", "security_context": {{"namespace_options": {{"network": 2, "pid": 1}}}}}}}}"#,
             self.containerd.namespace
         );
-        std::fs::write(self.containerd.host.path("/run/pod.json"), config)?;
-        Ok(self.crictl(&["runp", "--runtime", "mini", "/run/pod.json"])?.ok()?.text().trim().to_owned())
+        std::fs::write(self.containerd.host.path(POD), config)?;
+        Ok(())
     }
 
     /// crictl to its end.
