@@ -187,6 +187,21 @@ fn install_fails_under_a_pod() -> Outcome {
     stays_for(&node, pod.trim(), &failed)
 }
 
+/// Whoever called it is no longer there: it does all the same, and undoes what fails.
+fn nobody_reads() -> Outcome {
+    let node = Node::start(Version::C2_1, &imports(), "")?;
+    let (shim, other) = (shim()?, other_shims(&node)?.0);
+    node.install_unheard(&[("RESTART", "false")], "install", &shim)?.exited(1)?;
+    node.assert_clean()?;
+    node.install_unheard(&[], "install", &shim)?.ok()?;
+    let first = node.version()?;
+    node.install_unheard(&[], "install", &other)?.ok()?;
+    ensure!(node.version()? != first, "another binary got the same version");
+    node.install_unheard(&[], "rollback", &shim)?.ok()?;
+    ensure!(node.version()? == first, "after the rollback: {}", node.version()?);
+    Ok(())
+}
+
 /// The version that is there already does not work any more: it stays, and that is said.
 fn fails_where_it_is() -> Outcome {
     let node = Node::start(Version::C2_1, &imports(), "")?;
@@ -292,7 +307,7 @@ type Case = (&'static str, fn() -> Outcome);
 
 fn main() {
     let arguments = Arguments::from_args();
-    let cases: [Case; 18] = [
+    let cases: [Case; 19] = [
         ("life_1_6", life_1_6),
         ("life_2_1", life_2_1),
         ("life_2_3", life_2_3),
@@ -303,6 +318,7 @@ fn main() {
         ("link_changed_under_load", link_changed_under_load),
         ("uninstalled_by_force", uninstalled_by_force),
         ("install_fails_under_a_pod", install_fails_under_a_pod),
+        ("nobody_reads", nobody_reads),
         ("fails_where_it_is", fails_where_it_is),
         ("config_that_imports_nothing", config_that_imports_nothing),
         ("containerd_does_not_come_back", containerd_does_not_come_back),
