@@ -8,6 +8,7 @@ use integration::containerd::LIMIT;
 use integration::{Outcome, Output, Version, bin_dir, ensure, eventually};
 use libtest_mimic::{Arguments, Trial};
 use node::{DROP_IN, LINK, Node, POD};
+use std::path::Path;
 
 /// In sh: $first is the installer that called it, $pids are that and the shells between.
 const INSTALLER: &str = r#"pids= pid=$PPID
@@ -44,6 +45,14 @@ fn life(version: Version, format: u32) -> Outcome {
     if version.is_1() {
         let refused = node.install("install", &shim)?.failed_with("forgets settings")?;
         ensure!(refused.errors().contains("runtimes.runc.options"), "{}", refused.report());
+        node.assert_clean()?;
+        // Nor is it taken from a run that was killed before it had looked.
+        let killer = node.containerd_that(&format!("[ ! -e {DROP_IN} ] || {{ {INSTALLER}; kill -9 $pids; }}"))?;
+        node.deploy_with(&[("CONTAINERD", &killer)], "mini-install", &["install"], &shim)?.exited(137)?;
+        ensure!(node.exists(DROP_IN), "killed too early");
+        node.install("install", &shim)?.failed_with("forgets settings")?;
+        ensure!(!node.exists(DROP_IN), "the drop-in is there");
+        node.install("uninstall", &shim)?.ok()?;
         return node.assert_clean();
     }
     node.install("install", &broken)?.failed_with("was taken back")?;
@@ -202,6 +211,53 @@ fn nobody_reads() -> Outcome {
     Ok(())
 }
 
+/// One that was killed when the drop-in was there, and containerd not restarted.
+fn killed_before_the_restart() -> Outcome {
+    let node = Node::start(Version::C2_1, &imports(), "")?;
+    let shim = shim()?;
+    let killer = node.restart_that("kill -9 $PPID; exit 1")?;
+    let kill = || -> Outcome {
+        node.deploy_with(&[("RESTART", &killer)], "mini-install", &["install"], &shim)?.exited(137)?;
+        ensure!(node.exists(DROP_IN) && node.exists(LINK), "killed too early");
+        Ok(())
+    };
+    kill()?;
+    node.install("install", &shim)?.ok()?;
+    let pod = node.pod()?;
+    node.remove_pod(&pod)?;
+    eventually(LIMIT, || node.install("uninstall", &shim)?.ok().map(drop))?;
+    node.assert_clean()?;
+    kill()?;
+    node.deploy_with(&[("RESTART", "false")], "mini-install", &["install"], &shim)?
+        .failed_with("the drop-in does not")?;
+    ensure!(!node.exists(DROP_IN), "the drop-in is there");
+    // One by hand is nobody's to change.
+    let by_hand = include_str!("../../../deploy/containerd-v3.toml");
+    std::fs::write(node.containerd.host.path(DROP_IN), by_hand)?;
+    node.install("install", &shim)?.ok()?;
+    ensure!(std::fs::read_to_string(node.containerd.host.path(DROP_IN))? == by_hand, "the drop-in was changed");
+    Ok(())
+}
+
+/// What somebody else has put where the installer's files go; absolute links dangle where the node is seen below ROOT.
+fn foreign_links() -> Outcome {
+    let node = Node::start(Version::C2_1, &imports(), "")?;
+    let shim = shim()?;
+    for (path, words) in [(LINK, "is there and not ours"), (DROP_IN, "has no handler")] {
+        let made = format!("mkdir -p \"$(dirname {path})\" && ln -s /nowhere {path}");
+        let made = node.containerd.host.command(Some(LIMIT), &[], &["sh", "-c", &made]).status()?;
+        ensure!(made.success(), "no link");
+        let output = node.install("install", &shim)?;
+        let target = node.containerd.host.path(path).read_link();
+        ensure!(target.as_ref().is_ok_and(|target| target == Path::new("/nowhere")), "{path}: {target:?}");
+        output.failed_with(words)?;
+        node.crictl(&["info"])?.ok()?;
+        std::fs::remove_file(node.containerd.host.path(path))?;
+        node.assert_clean()?;
+    }
+    Ok(())
+}
+
 /// The version that is there already does not work any more: it stays, and that is said.
 fn fails_where_it_is() -> Outcome {
     let node = Node::start(Version::C2_1, &imports(), "")?;
@@ -307,7 +363,7 @@ type Case = (&'static str, fn() -> Outcome);
 
 fn main() {
     let arguments = Arguments::from_args();
-    let cases: [Case; 19] = [
+    let cases: [Case; 21] = [
         ("life_1_6", life_1_6),
         ("life_2_1", life_2_1),
         ("life_2_3", life_2_3),
@@ -319,6 +375,8 @@ fn main() {
         ("uninstalled_by_force", uninstalled_by_force),
         ("install_fails_under_a_pod", install_fails_under_a_pod),
         ("nobody_reads", nobody_reads),
+        ("killed_before_the_restart", killed_before_the_restart),
+        ("foreign_links", foreign_links),
         ("fails_where_it_is", fails_where_it_is),
         ("config_that_imports_nothing", config_that_imports_nothing),
         ("containerd_does_not_come_back", containerd_does_not_come_back),
