@@ -18,20 +18,21 @@ struct Created<'a> {
     shim: Shim<'a>,
     id: String,
     bundle: Bundle,
-    // Go's shim wants stderr where there is stdout, and somebody who holds it open.
-    _stderr: File,
 }
 
 impl<'a> Created<'a> {
     fn new(bed: &'a Bed, peer: &'a Peer, group: &Group, words: &[&str], streams: [&str; 2]) -> Outcome<Created<'a>> {
+        // Go's shim wants stderr where there is stdout, and somebody who has it open; mini waits with an exit for a client that has
+        // not read it yet, and every client reads.
         let stderr = fifo(bed)?;
-        let held = File::options().read(true).write(true).open(&stderr)?;
+        let path = stderr.clone();
+        std::thread::spawn(move || File::open(path).map(drain));
         let id = format!("stdio-{}", number());
         let path = format!("{}/{id}", group.path);
         let bundle = bed.bundles.make(&id, &Wish { args: words, seccomp: false, cgroup: &path, pod: None })?;
         let mut shim = peer.start(&id, &bundle, group, &bed.events)?;
         shim.create(&id, &bundle, [streams[0], streams[1], text(&stderr)?])?;
-        Ok(Created { shim, id, bundle, _stderr: held })
+        Ok(Created { shim, id, bundle })
     }
 
     fn end(mut self, bed: &Bed, peer: &Peer, group: &Group) -> Outcome {
