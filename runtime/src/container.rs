@@ -22,11 +22,11 @@ pub use record::{Record, start_time};
 
 use crate::cgroup::{Attach, Cgroup};
 use crate::child::image::Fault;
-use crate::child::{Image, Report, Wire};
+use crate::child::{Image, Report, THREADS, Wire};
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::plan::Plan;
-use crate::plan::compile::{self, Group};
+use crate::plan::compile::{self, Group, Way};
 use crate::reap;
 use crate::spec::{Process, Spec};
 
@@ -247,12 +247,15 @@ impl Container {
     }
 
     /// One attempt. `stillborn`: the child was killed before its first step in the group that it was cloned into.
-    fn exec_in(&self, host: &Host, request: &Exec<'_>, attach: Attach, stillborn: &mut bool) -> Result<Child> {
+    fn exec_in(&self, host: &Host, request: &Exec<'_>, mut attach: Attach, stillborn: &mut bool) -> Result<Child> {
+        let by_thread = THREADS && compile::thread_may_join(&self.spec) && attach.seclude();
+        let way = if by_thread { Way::Thread { group: attach.into.is_some() } } else { Way::Child };
         let cloned_into = attach.into.is_some();
         let record = self.cgroup.record();
         let plan = compile::exec(&compile::Exec {
             spec: &self.spec,
             process: request.process,
+            way,
             host,
             id: &self.id,
             groups: &groups(&record),
@@ -261,6 +264,7 @@ impl Container {
             no_new_keyring: request.no_new_keyring,
             preserve_fds: request.preserve_fds,
         })?;
+        let birth = plan.by_thread().unwrap_or(0);
         let mut image = Image::new(&plan, request.preserve_fds);
         image.fault = request.fault;
         let (wire, theirs) = Wire::pair()?;
@@ -286,9 +290,12 @@ impl Container {
             restricted: true,
             unsettled: None,
         };
+        if by_thread {
+            dialogue.let_go(&mut image)?;
+        }
         drop_shared(&mut image, attach, None);
         let console = dialogue.serve_to_the_end(Some(&mut image)).inspect_err(|error| {
-            *stillborn = cloned_into && error.kind == Kind::Killed && report.step() == 0 && report.errno() == 0;
+            *stillborn = cloned_into && error.kind == Kind::Killed && report.step() == birth && report.errno() == 0;
         })?;
         Ok(child.born(console))
     }
@@ -537,6 +544,9 @@ fn fill(image: &mut Image<'_>, attach: &Attach, wire: OwnedFd, gate: Option<Owne
     let given = image.plan.given.clone();
     for (slot, task) in given.tasks.iter().zip(&attach.tasks) {
         image.lend(*slot, std::os::fd::AsRawFd::as_raw_fd(&task.1));
+    }
+    if let (Some(slot), Some(group)) = (given.group, &attach.into) {
+        image.lend(slot, std::os::fd::AsRawFd::as_raw_fd(group));
     }
     match gate {
         Some(gate) => image.give(given.start, gate),

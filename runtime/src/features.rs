@@ -88,7 +88,7 @@ mod tests {
             open_tree_attr: true,
             kcore: true,
             apparmor: false,
-            apparmor_attr: "self/attr/exec",
+            apparmor_attr: "thread-self/attr/exec",
             files: None,
         }
     }

@@ -55,7 +55,7 @@ impl Host {
             open_tree_attr: kernel >= (6, 15) && crate::sys::has_open_tree_attr(),
             kcore: rustix::fs::access("/proc/kcore", rustix::fs::Access::EXISTS).is_ok(),
             apparmor,
-            apparmor_attr: if stacked { "self/attr/apparmor/exec" } else { "self/attr/exec" },
+            apparmor_attr: if stacked { "thread-self/attr/apparmor/exec" } else { "thread-self/attr/exec" },
             files: own::files(),
         })
     }

@@ -138,6 +138,8 @@ pub struct Given {
     pub start: Slot,
     /// The v1 `tasks` files, in the order of the groups.
     pub tasks: Vec<Slot>,
+    /// The version 2 group that [`Op::Fork`] makes a process in.
+    pub group: Option<Slot>,
     /// Standard input, output and error; `None` is /dev/null or a terminal.
     pub stdio: [Option<Slot>; 3],
     /// pidfd of the container's init (exec only).
@@ -157,6 +159,11 @@ impl Plan {
             Section::Maps => &self.maps,
             Section::Limits => &self.limits,
         }
+    }
+
+    /// The step at which a thread of the caller's makes the child that goes on, if it is made so.
+    pub fn by_thread(&self) -> Option<usize> {
+        self.child.iter().position(|step| matches!(step.op, Op::Fork { .. }))
     }
 
     /// A string of the arena; bytes that are not UTF-8 are shown as U+FFFD.

@@ -52,7 +52,8 @@ fn of_this_machine(step: &Step, plan: &Plan) -> bool {
         matches!(step.op, Op::Open { path, .. } if ["/proc", "/sys"].iter().any(|p| plan.text(path).starts_with(p)));
     let moves = matches!(step.op, Op::Umount { path, .. } if plan.text(path) != ".");
     // How many hierarchies there are, and where.
-    let leaves = matches!(step.op, Op::Close { slot } if plan.given.tasks.contains(&slot));
+    let leaves =
+        matches!(step.op, Op::Close { slot } if plan.given.tasks.contains(&slot) || plan.given.group == Some(slot));
     leaves
         || plan.text(step.from) == "/linux/cgroupsPath"
         || (plan.text(step.from) == "/root/path" && (covers || moves))

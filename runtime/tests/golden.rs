@@ -49,6 +49,7 @@ fn exec(host: &Host, spec: &Spec, process: &Process) -> Plan {
     compile::exec(&compile::Exec {
         spec,
         process,
+        way: hosts::way(host, spec),
         host,
         id: "golden",
         groups: &groups,
@@ -113,6 +114,8 @@ fn plans() -> Vec<(String, Plan)> {
         let process = spec.process.clone().unwrap();
         all.push((format!("{name}.exec"), exec(&hosts::hybrid(), &spec, &process)));
     }
+    let plain = spec("ctr-2.3-default");
+    all.push(("ctr-2.3-default.exec-old".into(), exec(&hosts::old(), &plain, plain.process.as_ref().unwrap())));
     let mut spec = spec("docker-28.5-default");
     all.push(("docker-28.5-default.exec-tty".into(), exec(&hosts::v2(), &spec, &shell(&spec))));
     // As docker writes it on a host that has AppArmor.

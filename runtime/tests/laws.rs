@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use runtime::own::Files;
+use runtime::plan::compile::Way;
 use runtime::plan::options::Options;
 use runtime::plan::{Dir, Op, Plan, Section, compile, laws};
 use runtime::spec::{Process, Spec, check};
@@ -42,9 +43,11 @@ fn init(host: &Host, spec: &Spec, odd: Odd) -> Result<Plan> {
 
 fn exec(host: &Host, spec: &Spec, process: &Process, odd: Odd) -> Result<Plan> {
     let (groups, tasks) = hosts::places(host, &spec.linux.cgroups_path);
+    let way = if odd.thread { hosts::way(host, spec) } else { Way::Child };
     compile::exec(&compile::Exec {
         spec,
         process,
+        way,
         host,
         id: "random",
         groups: &groups,
@@ -64,17 +67,19 @@ struct Odd {
     no_new_keyring: bool,
     preserve_fds: u32,
     started_by_others: bool,
+    thread: bool,
 }
 
 fn odd() -> impl Strategy<Value = Odd> {
-    (0..3usize, any::<[bool; 3]>(), proptest::bool::weighted(0.2), any::<[bool; 2]>(), 0..4u32).prop_map(
-        |(host, stdio, no_pivot, [no_new_keyring, started_by_others], preserve_fds)| Odd {
+    (0..3usize, any::<[bool; 3]>(), proptest::bool::weighted(0.2), any::<[bool; 3]>(), 0..4u32).prop_map(
+        |(host, stdio, no_pivot, [no_new_keyring, started_by_others, thread], preserve_fds)| Odd {
             host,
             stdio,
             no_pivot,
             no_new_keyring,
             preserve_fds,
             started_by_others,
+            thread,
         },
     )
 }
@@ -196,6 +201,7 @@ const PLAIN: Odd = Odd {
     no_new_keyring: false,
     preserve_fds: 0,
     started_by_others: false,
+    thread: true,
 };
 
 #[test]

@@ -1,17 +1,19 @@
 //! What a child needs to be in its groups from its first instruction on.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::OpenTreeFlags;
 
 use super::below::Below;
 use super::stats::{SOON, Share};
 use super::{Cgroup, file, layout, tree};
 use crate::error::{Kind, Result};
+use crate::plan::options::attr;
 
 /// What a child needs to be in the group from its first instruction on.
 #[derive(Debug)]
@@ -20,6 +22,23 @@ pub struct Attach {
     pub into: Option<OwnedFd>,
     /// Open files, with their paths, into each of which the child, still single-threaded, writes `0`.
     pub tasks: Vec<Arc<(String, OwnedFd)>>,
+}
+
+impl Attach {
+    /// Makes the directory the root of a mount of its own that nobody can write to, so that whoever gets hold of it reaches nothing
+    /// but the group. False if that cannot be done (mount_setattr(2) is there since Linux 5.12).
+    pub fn seclude(&mut self) -> bool {
+        let Some(group) = &self.into else { return true };
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let Ok(mount) = rustix::mount::open_tree(group, "", flags) else { return false };
+        let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+        let attributes = crate::sys::MountAttributes { set, ..Default::default() };
+        if crate::sys::mount_setattr(mount.as_fd(), c"", libc::AT_EMPTY_PATH as u32, &attributes).is_err() {
+            return false;
+        }
+        self.into = Some(mount);
+        true
+    }
 }
 
 fn open(path: &Path) -> Result<Arc<(String, OwnedFd)>> {

@@ -340,12 +340,19 @@ pub fn poll_in(f: RawFd, seconds: u32) -> Outcome {
     sys(libc::SYS_ppoll, [std::ptr::from_mut(&mut poll) as usize, 1, time, 0, 8, 0])
 }
 
-/// waitid(2) P_PID WEXITED: `(si_code, si_status)`.
+/// waitid(2) P_PID WEXITED, whatever signal it ends with: `(si_code, si_status)`.
 pub fn wait(pid: i32) -> Result<(i32, i32), i32> {
     let mut info = [0i32; 32];
     sys(
         libc::SYS_waitid,
-        [libc::P_PID as usize, pid as usize, std::ptr::from_mut(&mut info) as usize, libc::WEXITED as usize, 0, 0],
+        [
+            libc::P_PID as usize,
+            pid as usize,
+            std::ptr::from_mut(&mut info) as usize,
+            (libc::WEXITED | libc::__WALL) as usize,
+            0,
+            0,
+        ],
     )?;
     // siginfo_t of SIGCHLD on 64-bit machines: signo, errno, code, pad, pid, uid, status
     Ok((info[2], info[6]))

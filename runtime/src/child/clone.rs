@@ -10,7 +10,7 @@ use super::image::Image;
 use super::report::{Page, Report};
 use super::run::{Stop, run};
 use crate::error::{Error, Result};
-use crate::plan::{Op, Plan, Section};
+use crate::plan::{Op, Plan, Section, Slot};
 use crate::sys;
 
 /// linux/sched.h CLONE_CLEAR_SIGHAND and CLONE_INTO_CGROUP; libc's constants are too narrow.
@@ -45,6 +45,92 @@ pub fn spawn(image: &mut Image<'_>, report: &Report, into: Option<BorrowedFd<'_>
     let pid = sys::result(pid).map_err(|e| Error::sys("clone3", "", e))?;
     // SAFETY: clone3 has succeeded with CLONE_PIDFD, so `pidfd` is a fresh descriptor that nobody else knows.
     Ok((pid as u32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+/// Whether [`spawn_by_thread`] works: musl's clone(3) makes no threads.
+pub const THREADS: bool = cfg!(target_env = "gnu");
+
+/// Has a thread of ours carry out the child section of the image's plan up to [`Op::Fork`], which makes the child that goes on from
+/// there. Gives the child's pid and pidfd, or `None` if the thread has ended without: the report says at which step.
+///
+/// The thread has descriptors, a working directory, a root and namespaces of its own, and shares everything else with us. It ends
+/// before this returns (CLONE_VFORK).
+pub fn spawn_by_thread(image: &mut Image<'_>, report: &Report) -> Result<Option<(u32, OwnedFd)>> {
+    image.find_gaps();
+    // What the thread closes, it closes for itself.
+    let fds = image.fds.clone();
+    image.on_thread = true;
+    let ended = {
+        let _masked = Masked::new();
+        run_on_thread(&mut Thread { image, page: report.page() })
+    };
+    image.on_thread = false;
+    image.fds = fds;
+    ended.map_err(|e| Error::io("clone", "thread", &e))?;
+    let pid = report.pid();
+    let Some(id) = rustix::process::Pid::from_raw(pid.cast_signed()) else { return Ok(None) };
+    // Our child, which nobody has reaped: the number is its own.
+    match rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()) {
+        Ok(pidfd) => Ok(Some((pid, pidfd))),
+        Err(e) => {
+            let _killed = call::kill(pid.cast_signed(), libc::SIGKILL);
+            let _reaped = call::wait(pid.cast_signed());
+            Err(Error::sys("pidfd_open", pid.to_string(), e))
+        }
+    }
+}
+
+struct Thread<'a, 'p> {
+    image: &'a mut Image<'p>,
+    page: &'a Page,
+}
+
+/// Never inlined, so that its frame is small.
+#[inline(never)]
+fn run_on_thread(thread: &mut Thread<'_, '_>) -> std::io::Result<()> {
+    extern "C" fn begin(thread: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the address is that of the caller's exclusive reference, and the caller stands still until we have ended.
+        let thread = unsafe { &mut *thread.cast::<Thread<'_, '_>>() };
+        live(thread.image, thread.page)
+    }
+    /// More than this frame and that of clone(3) take.
+    const GAP: usize = 4096;
+    let here = std::ptr::from_mut(thread).cast::<libc::c_void>();
+    let mut mark = 0u64;
+    let stack = std::ptr::from_mut(&mut mark).cast::<u8>().wrapping_sub(GAP).map_addr(|a| a & !63);
+    let flags = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_VFORK;
+    // SAFETY: the thread runs on the part of our own stack that lies below what we use of it, guarded at its end as ours is; nobody
+    // else does, because we stand still until it has ended (CLONE_VFORK), with all signals blocked. For the same reason it may use our
+    // thread-local storage, which it does not, and what `thread` refers to. It never returns into our frames: `live` ends it. It
+    // makes raw system calls only, on memory allocated before, so that no lock of another thread's is met.
+    let tid = unsafe { libc::clone(begin, stack.cast(), flags, here) };
+    if tid < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// [`Op::Fork`]: returns in the child only. The parent of that is our process, whichever thread of it remains.
+pub(super) fn fork(image: &mut Image<'_>, into: Option<Slot>, page: &Page) -> call::Outcome {
+    let mut args = [0u64; 11];
+    // Without an exit signal until execve, see `exit_signal`.
+    args[0] = libc::CLONE_PARENT_SETTID as u64 | CLEAR_SIGHAND;
+    args[3] = page.pid.as_ptr() as u64;
+    if let Some(group) = into {
+        args[0] |= INTO_CGROUP;
+        args[10] = image.fd(group) as u64;
+    }
+    // SAFETY: as in `spawn`; the pid is written to a word of the shared page.
+    let pid = unsafe { sys::raw(libc::SYS_clone3, [args.as_ptr() as usize, size_of_val(&args), 0, 0, 0, 0]) };
+    if sys::answer(pid)? != 0 {
+        end_thread();
+    }
+    image.on_thread = false;
+    Ok(0)
+}
+
+fn end_thread() -> ! {
+    loop {
+        // SAFETY: exit(2) ends this thread alone, which owns nothing but its descriptors.
+        let _never = unsafe { sys::raw(libc::SYS_exit, [0; 6]) };
+    }
 }
 
 /// SIGCHLD. But the first child of an exec, which only joins the container and makes way for another one, announces its end to
@@ -83,6 +169,9 @@ fn live(image: &mut Image<'_>, page: &Page) -> ! {
         Ok(()) => 0,
         Err(Stop { step, errno }) => {
             page.errno.store(errno, Ordering::Release);
+            if image.on_thread {
+                end_thread();
+            }
             exit_status(image, step, errno)
         }
     };

@@ -24,7 +24,7 @@ pub struct Image<'p> {
     pub plan: &'p Plan,
     arena: Box<[u8]>,
     pointers: Box<[*const u8]>,
-    fds: Box<[RawFd]>,
+    pub(super) fds: Box<[RawFd]>,
     lent: Box<[bool]>,
     /// Descriptors from 3 on that keep their number through execve.
     pub preserve: u32,
@@ -32,6 +32,8 @@ pub struct Image<'p> {
     pub(super) gaps: [(u32, u32); 48],
     /// The process that parent-run steps act upon; 0 is the caller.
     pub pid: u32,
+    /// A thread of the parent's runs it, until [`crate::plan::Op::Fork`].
+    pub(super) on_thread: bool,
     /// The process to be executed, found by [`crate::plan::Op::Lookup`].
     pub(super) executable: Str,
     /// [`crate::plan::Op::Chdir`] has succeeded.
@@ -64,6 +66,7 @@ impl<'p> Image<'p> {
             preserve,
             gaps: [(1, 0); 48],
             pid: 0,
+            on_thread: false,
             executable: Str(0),
             cwd_is_set: false,
             joined: 0,

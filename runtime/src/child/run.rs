@@ -4,6 +4,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
 use super::call::{self, Outcome, Text};
+use super::clone;
 use super::hook;
 use super::image::Image;
 use super::made;
@@ -165,6 +166,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
         }
         Op::ChildrenPid { slot } => call::setns(image.fd(slot), libc::CLONE_NEWPID as u64),
         Op::Respawn { flags } => respawn(flags, page),
+        Op::Fork { into } => clone::fork(image, into, page),
         Op::Hostname { name } => call::sethostname(image.bytes(name)),
         Op::Domainname { name } => call::setdomainname(image.bytes(name)),
         Op::Loopback => loopback(),
@@ -227,6 +229,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
         Op::Lookup { path } => lookup(image, path),
         Op::LookupFailed { .. } => Err(libc::ENOENT),
         Op::Gate { gate, wire, wait } => pass(gate, image.fd(wire), image.fd(wait)),
+        Op::AwaitParent { wait } => wait_for_parent(image.fd(wait)),
         Op::Seccomp { flags, listener } => {
             let fd = call::seccomp(flags, &image.plan.filter)?;
             if let Some(slot) = listener {
@@ -384,6 +387,10 @@ fn respawn(flags: u64, page: &Page) -> Outcome {
 /// Tells the parent by one byte that we are at a gate and waits for its byte. End of file means that the parent is gone.
 fn pass(gate: Gate, wire: RawFd, wait: RawFd) -> Outcome {
     call::write(wire, &[gate as u8])?;
+    wait_for_parent(wait)
+}
+
+fn wait_for_parent(wait: RawFd) -> Outcome {
     let mut byte = [0u8];
     loop {
         match call::read(wait, &mut byte) {

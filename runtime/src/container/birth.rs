@@ -6,9 +6,9 @@ use super::{Child, fault, hooks, listener};
 use crate::cgroup::Cgroup;
 use crate::child::report::Page;
 use crate::child::run::{Stop, run};
-use crate::child::{Heard, Image, Report, Wire, spawn};
+use crate::child::{Heard, Image, Report, Wire, spawn, spawn_by_thread};
 use crate::error::{Error, Kind, Result};
-use crate::plan::{Gate, Plan, Section};
+use crate::plan::{Gate, Op, Plan, Section};
 use crate::reap;
 
 /// A child that is killed and reaped unless it is declared born.
@@ -41,13 +41,17 @@ impl Unborn {
             })
             .and_then(|()| {
                 reap::born(|| {
-                    let (pid, pidfd) = spawn(image, report, into.map(|i| i.as_fd()))?;
+                    let (pid, pidfd) = if plan.by_thread().is_none() {
+                        spawn(image, report, into.map(|i| i.as_fd()))?
+                    } else {
+                        spawn_by_thread(image, report)?.ok_or_else(|| failed(plan, report))?
+                    };
                     Ok::<_, Error>((pid, (pid, pidfd)))
                 })
             });
         // Whatever fails from here on, it is killed and reaped.
         let child = cloned.map(|(pid, pidfd)| Self { pid, pidfd: Some(pidfd), stillborn: true });
-        if plan.prepare.iter().any(|s| matches!(s.op, crate::plan::Op::ChildrenPid { .. })) {
+        if plan.prepare.iter().any(|s| matches!(s.op, Op::ChildrenPid { .. })) {
             own_pid_namespace()?;
         }
         let child = child?;
@@ -89,6 +93,11 @@ impl Drop for Unborn {
             let _reaped = reap::exit_status(self.pidfd());
         }
     }
+}
+
+/// Why the child's section was not carried out.
+fn failed(plan: &Plan, report: &Report) -> Error {
+    fault::sentence(plan, Section::Child, report.step(), report.errno(), report.value())
 }
 
 /// Blocks until a pidfd tells that its process has ended.
@@ -161,6 +170,12 @@ impl Dialogue<'_> {
         self.cgroup.devices(&self.subject.spec.linux.resources.devices)
     }
 
+    /// Does at once what a child that a thread has made will wait for.
+    pub(super) fn let_go(&mut self, image: &mut Image<'_>) -> Result<()> {
+        self.section(image, Section::Limits)?;
+        self.wire.release()
+    }
+
     /// Serves the child until it has executed its payload.
     pub(super) fn serve_to_the_end(&mut self, mut image: Option<&mut Image<'_>>) -> Result<Option<OwnedFd>> {
         let mut console = None;
@@ -220,10 +235,10 @@ impl Dialogue<'_> {
             // It died between its birth and its gate. Whoever drops `child` has to reap it too.
             let _adopted = self.child.succeed(self.report);
         }
-        let (step, errno) = (self.report.step(), self.report.errno());
-        if errno != 0 {
-            return fault::sentence(self.plan, Section::Child, step, errno, self.report.value());
+        if self.report.errno() != 0 {
+            return failed(self.plan, self.report);
         }
+        let step = self.report.step();
         wait_readable(self.child.pidfd());
         let status =
             crate::sys::ended_child(Some(self.child.pidfd()), false).ok().flatten().map_or(0, |(_, end)| end.status());

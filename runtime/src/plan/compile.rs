@@ -33,6 +33,27 @@ pub fn makes_pid_namespace(spec: &Spec) -> bool {
     Wanted::of(spec).new_has(NamespaceKind::Pid)
 }
 
+/// True if the namespaces of this container can be joined by one thread of several: setns(2) of a user or a time namespace wants
+/// its caller to be alone.
+pub fn thread_may_join(spec: &Spec) -> bool {
+    let wanted = Wanted::of(spec);
+    wanted.has(NamespaceKind::Pid) && !wanted.user() && !wanted.has(NamespaceKind::Time)
+}
+
+/// How an exec gets into its container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// A child joins it and, if there is a pid namespace, makes way for a second one.
+    Child,
+    /// A thread of the caller's joins it and makes the process: [`thread_may_join`]. Faster, for that costs neither a copy of the
+    /// caller's memory nor a round trip.
+    Thread {
+        /// The process is to be born in a version 2 group. Its directory is handed over as the root of a mount of its own, because
+        /// the process is seen in the container while it has that open.
+        group: bool,
+    },
+}
+
 /// What a container is asked to be.
 #[derive(Clone, Debug)]
 pub struct Init<'a> {
@@ -67,6 +88,8 @@ pub struct Exec<'a> {
     pub spec: &'a Spec,
     /// The process, checked.
     pub process: &'a Process,
+    /// See [`Way`].
+    pub way: Way,
     /// Facts about this machine.
     pub host: &'a Host,
     /// Container id.
@@ -97,6 +120,8 @@ pub struct Compiler<'a> {
     pub(super) wanted: Wanted,
     pub(super) given: Given,
     pub(super) exec: bool,
+    /// A thread joins the container.
+    pub(super) by_thread: bool,
     pub(super) no_new_keyring: bool,
     pub(super) started_by_others: bool,
     pub(super) preserve_fds: u32,
@@ -168,10 +193,14 @@ pub fn exec(request: &Exec<'_>) -> Result<Plan> {
     c.preserve_fds = request.preserve_fds;
     let filter = c.filter()?;
 
-    c.join_cgroups();
-    c.oom_score_adj();
-    c.lsm()?;
-    c.join_container();
+    if let Way::Thread { group } = request.way {
+        c.join_by_thread(group)?;
+    } else {
+        c.join_cgroups();
+        c.oom_score_adj();
+        c.lsm()?;
+        c.join_by_child();
+    }
     c.affinity();
     c.session();
     c.keyring();
@@ -196,7 +225,7 @@ impl<'a> Compiler<'a> {
         let tasks = tasks.iter().map(|path| b.slot(path)).collect();
         let mut stdio = stdio.iter().zip(["stdin", "stdout", "stderr"]).map(|(on, name)| on.then(|| b.slot(name)));
         let stdio = [stdio.next().flatten(), stdio.next().flatten(), stdio.next().flatten()];
-        let given = Given { wire, start, tasks, stdio, init: None, process: None, root: None };
+        let given = Given { wire, start, tasks, stdio, group: None, init: None, process: None, root: None };
         Self {
             b,
             spec,
@@ -209,6 +238,7 @@ impl<'a> Compiler<'a> {
             wanted: Wanted::of(spec),
             given,
             exec: false,
+            by_thread: false,
             no_new_keyring: false,
             started_by_others: false,
             preserve_fds: 0,
@@ -242,6 +272,10 @@ impl<'a> Compiler<'a> {
         self.b.op(Op::CloseOthers);
         self.b.op(Op::Signals);
         self.initial_affinity();
+        self.write_tasks();
+    }
+
+    fn write_tasks(&mut self) {
         self.b.from("/linux/cgroupsPath");
         let zero = self.b.bytes(b"0");
         for slot in self.given.tasks.clone() {
@@ -249,16 +283,55 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    /// A process that was born into the container's pid namespace before it had left the host's tree could be looked into from
+    /// there, by whoever has CAP_SYS_PTRACE (CVE-2016-9962). So a second one goes on, born when all is joined. For the same
+    /// reason nothing that leads to the host is open any more by then.
+    fn join_by_child(&mut self) {
+        self.b.from("");
+        for slot in self.given.tasks.clone() {
+            self.b.op(Op::Close { slot });
+        }
+        self.join_namespaces();
+        if self.wanted.has(NamespaceKind::Pid) {
+            self.b.from("/linux/namespaces");
+            self.b.op(Op::Respawn { flags: 0 });
+            self.gate(Gate::Respawned);
+        }
+    }
+
+    /// The same, with a thread as the first of the two. It shares our memory, our signals and all that belongs to the process,
+    /// so it does what concerns a thread alone; and it enters no group, where it would be frozen, throttled or
+    /// killed with the others while it holds our memory, or be taken for a process of the container's. The files by which the
+    /// process does that lead to nothing but its own groups.
+    fn join_by_thread(&mut self, group: bool) -> Result<()> {
+        self.by_thread = true;
+        self.b.section(Section::Child);
+        self.b.from("");
+        self.b.op(Op::CloseOthers);
+        self.initial_affinity();
+        self.lsm()?;
+        self.join_namespaces();
+        self.given.group = group.then(|| self.b.slot("group"));
+        self.b.from("");
+        self.b.op(Op::Fork { into: self.given.group });
+        self.b.op(Op::Signals);
+        self.write_tasks();
+        self.b.from("");
+        for slot in self.given.tasks.clone().into_iter().chain(self.given.group) {
+            self.b.op(Op::Close { slot });
+        }
+        self.oom_score_adj();
+        Ok(())
+    }
+
     /// The container's namespaces all at once, by its init's pidfd (setns(2), Linux 5.8). The pid namespace only concerns
-    /// children, so a second process goes on: one that was born into the container's pid namespace before it had left the
-    /// host's tree could be looked into from there, by whoever has CAP_SYS_PTRACE (CVE-2016-9962). For the same reason
-    /// nothing that leads to the host is open any more by then.
-    fn join_container(&mut self) {
+    /// children.
+    fn join_namespaces(&mut self) {
         let all = self.wanted.all();
         let init = self.b.slot("init");
         self.given.init = Some(init);
         self.b.from("");
-        for slot in self.given.tasks.clone().into_iter().chain(self.proc.take()) {
+        if let Some(slot) = self.proc.take() {
             self.b.op(Op::Close { slot });
         }
         if all != 0 {
@@ -275,11 +348,6 @@ impl<'a> Compiler<'a> {
             self.b.op(Op::Fchdir { slot: root });
             let dot = self.b.str(".");
             self.b.op(Op::Chroot { path: dot });
-        }
-        if self.wanted.has(NamespaceKind::Pid) {
-            self.b.from("/linux/namespaces");
-            self.b.op(Op::Respawn { flags: 0 });
-            self.gate(Gate::Respawned);
         }
     }
 

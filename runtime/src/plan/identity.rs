@@ -65,14 +65,16 @@ fn needs_admin(process: &Process, sets: Option<Sets>) -> bool {
 
 impl Compiler<'_> {
     /// Written first: it is the kernel's choice whom to kill while the rest goes on. The file belongs to the host's root
-    /// once we are in a user namespace of our own making, so the parent writes it then.
+    /// once we are in a user namespace of our own making, so the parent writes it then; and for a process that a thread has made,
+    /// as the thread's own value is that of all of the parent.
     pub(super) fn oom_score_adj(&mut self) {
         let Some(score) = self.process.and_then(|p| p.oom_score_adj) else { return };
         self.b.from(self.pointer("/oomScoreAdj"));
         let text = score.to_string();
-        if !self.exec && self.wanted.new_has(NamespaceKind::User) {
+        let made = !self.exec && self.wanted.new_has(NamespaceKind::User);
+        if made || self.by_thread {
             let dir = self.process_dir();
-            let (section, from) = self.b.enter(Section::Maps);
+            let (section, from) = self.b.enter(if made { Section::Maps } else { Section::Limits });
             self.b.from(self.pointer("/oomScoreAdj"));
             self.write_file(Dir::At(dir), "oom_score_adj", text.as_bytes());
             self.b.leave(section, from);
@@ -381,6 +383,8 @@ impl Compiler<'_> {
         self.b.from("");
         if !self.exec {
             self.gate(Gate::Start);
+        } else if self.by_thread {
+            self.b.op(Op::AwaitParent { wait: self.given.wire });
         } else if self.wanted.user() && self.process.is_some_and(|p| !p.rlimits.is_empty()) {
             self.gate(Gate::Limits);
         }

@@ -2,17 +2,20 @@
 
 mod flow;
 mod root;
+mod thread;
 
 pub use flow::slots;
 
 use flow::{filled_before_use, forward};
 use root::{attached, opens, paths, root, watched};
+use thread::by_thread;
 
 use super::{Gate, Op, Plan, Section};
 
 /// The first law that a plan breaks, in words.
 pub fn broken(plan: &Plan) -> Option<String> {
-    let laws = [forward, filled_before_use, places, order, tail, root, gates, paths, opens, watched, attached];
+    let laws =
+        [forward, filled_before_use, places, by_thread, order, tail, root, gates, paths, opens, watched, attached];
     laws.iter().find_map(|law| law(plan))
 }
 
@@ -28,6 +31,8 @@ fn places(plan: &Plan) -> Option<String> {
                 Op::Exec { .. }
                     | Op::Gate { .. }
                     | Op::Respawn { .. }
+                    | Op::Fork { .. }
+                    | Op::AwaitParent { .. }
                     | Op::Setuid { .. }
                     | Op::Seccomp { .. }
                     | Op::PivotRoot
@@ -75,13 +80,13 @@ fn order(plan: &Plan) -> Option<String> {
         ),
         (
             "the last process before the session",
-            last(&|o| matches!(o, Op::Respawn { .. })),
+            last(&|o| matches!(o, Op::Respawn { .. } | Op::Fork { .. })),
             at(&|o| matches!(o, Op::Setsid)),
         ),
         (
             // Who is started by another process has to hand its listener over before.
             "the start gate before the filter",
-            at(&|o| matches!(o, Op::Gate { gate: Gate::Start, .. })),
+            at(&|o| matches!(o, Op::Gate { gate: Gate::Start, .. } | Op::AwaitParent { .. })),
             at(&|o| matches!(o, Op::Seccomp { listener: None, .. })),
         ),
     ];
@@ -203,7 +208,8 @@ fn gates(plan: &Plan) -> Option<String> {
     if user != (gate(Gate::Maps) == 1) || user == plan.maps.is_empty() {
         return Some("a new user namespace gets its maps, nobody else does".into());
     }
-    let limited = gate(if init { Gate::Start } else { Gate::Limits });
+    let awaited = all(plan, |o| matches!(o, Op::AwaitParent { .. })).len();
+    let limited = awaited + gate(if init { Gate::Start } else { Gate::Limits });
     (!plan.limits.is_empty() && limited == 0 || gate(Gate::Limits) == 1 && plan.limits.is_empty())
         .then(|| "limits are set while the child waits".into())
 }

@@ -131,6 +131,9 @@ pub enum Op {
     ChildrenPid { slot: Slot },
     /// clone3(2) CLONE_PARENT: the rest of the plan runs in a new child of our parent, we end
     Respawn { flags: u64 },
+    /// clone3(2): what came so far was done by a thread of the parent's; the rest of the plan runs in a new process, born in this
+    /// version 2 group, and the thread ends
+    Fork { into: Option<Slot> },
     /// sethostname(2)
     Hostname { name: Bytes },
     /// setdomainname(2)
@@ -199,6 +202,9 @@ pub enum Op {
     LookupFailed { name: Str },
     /// Tells the parent and waits for it
     Gate { gate: Gate, wire: Slot, wait: Slot },
+    /// read(2): the parent knows us and has carried out its section of limits, both beside what we did; nothing is executed that
+    /// it could not have hold of
+    AwaitParent { wait: Slot },
     /// seccomp(2) SECCOMP_SET_MODE_FILTER
     Seccomp { flags: u32, listener: Option<Slot> },
     /// clone, execve and waitid of a hook; `state` is its stdin up to and after the pid

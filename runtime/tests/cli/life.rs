@@ -245,6 +245,27 @@ pub fn update_and_statistics(b: &Bench) {
     assert_eq!(limits(b).0, 128 << 20);
 }
 
+/// A version 1 group that is full does not keep out who joins it from outside, so that somebody can look into it; to be born in a
+/// version 2 group that is full is EAGAIN.
+pub fn exec_into_a_full_group(b: &Bench) {
+    let id = b.id("x");
+    b.sleeper(&id);
+    let limits = || {
+        let line: Value = serde_json::from_str(&b.fine(&["events", "--stats", &id])).unwrap();
+        (line["data"]["pids"]["current"].as_u64(), line["data"]["pids"]["limit"].as_u64())
+    };
+    b.fine(&["update", &id, "--pids-limit", "1"]);
+    assert_eq!(limits(), (Some(1), Some(1)));
+    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        b.fine(&["exec", &id, "true"]);
+    } else if b.is_mini() {
+        b.fails(&["exec", &id, "true"], "clone3: resource temporarily unavailable");
+    }
+    assert_eq!((limits().0, b.status(&id).as_str()), (Some(1), "running"));
+    b.fine(&["update", &id, "--pids-limit", "50"]);
+    b.fine(&["exec", &id, "true"]);
+}
+
 pub fn log(b: &Bench) {
     let file = b.path("log.json");
     let said = b.say(&["--log", file.to_str().unwrap(), "--log-format", "json", "state", "nobody"]);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use libtest_mimic::Failed;
 use runtime::container::groups;
-use runtime::plan::compile;
+use runtime::plan::compile::{self, Way};
 use runtime::spec::Process;
 use runtime::{Create, Exec, Host};
 use serde_json::{Value, json};
@@ -225,10 +225,14 @@ fn in_container(name: &'static str, owner: u32, patch: Value, change: fn(&mut Pr
 
 fn plan_of(host: &Host, running: &Running, process: &Process) -> runtime::plan::Plan {
     let cgroup = running.container.cgroup();
-    let tasks: Vec<String> = cgroup.attach().unwrap().tasks.iter().map(|task| task.0.clone()).collect();
+    let attach = cgroup.attach().unwrap();
+    let tasks: Vec<String> = attach.tasks.iter().map(|task| task.0.clone()).collect();
+    let thread = compile::thread_may_join(running.container.spec());
+    let way = if thread { Way::Thread { group: attach.into.is_some() } } else { Way::Child };
     compile::exec(&compile::Exec {
         spec: running.container.spec(),
         process,
+        way,
         host,
         id: "c",
         groups: &groups(&cgroup.record()),

@@ -324,3 +324,56 @@ fn few_steps_can_be_left_out() {
         |s: &&&Step| matches!(s.op, Op::PivotRoot | Op::Umount { .. } | Op::CloseRange { .. } | Op::Fsopen { .. });
     assert_eq!(unnoticed.iter().find(pivotal), None);
 }
+
+#[test]
+fn what_a_thread_must_leave_alone_is_noticed() {
+    let mut spec = spec_of_docker();
+    spec.process.as_mut().unwrap().apparmor_profile = "docker-default".into();
+    let host = runtime::Host { apparmor: true, ..hosts::hybrid() };
+    let process = spec.process.clone().unwrap();
+    let plan = exec(&host, &spec, &process, PLAIN).unwrap();
+    assert_eq!(laws::broken(&plan), None);
+    let fork = plan.by_thread().unwrap();
+    let early = |is: &dyn Fn(&Op) -> bool| {
+        let mut plan = plan.clone();
+        let mut list = plan.child.to_vec();
+        let step = list[find(&plan, is)];
+        list.insert(fork, step);
+        for edge in list.iter_mut().flat_map(|s| s.on.0.iter_mut()).flatten() {
+            edge.to += u16::from(usize::from(edge.to) > fork);
+        }
+        list[fork].on = runtime::plan::Edges::default();
+        plan.child = list.into();
+        noticed(&plan, "by a thread");
+    };
+    let task = plan.given.tasks[0];
+    early(&|o| matches!(o, Op::Signals));
+    early(&|o| matches!(o, Op::Umask { .. }));
+    early(&|o| matches!(o, Op::Setsid));
+    early(&|o| matches!(o, Op::Capset { .. }));
+    early(&|o| matches!(*o, Op::Write { slot, .. } if slot == task));
+    let closed = find(&plan, |o| matches!(*o, Op::Close { slot } if plan.slot_name(slot) == "/proc"));
+    noticed(&without(&plan, Section::Child, closed), "</proc> is open when the process is seen");
+    let joined = find(&plan, |o| matches!(*o, Op::Write { slot, .. } if slot == task));
+    noticed(&without(&plan, Section::Child, joined), "joins its groups");
+    noticed(&changed(&plan, fork, |s| s.op = Op::Fork { into: None }), "joins its groups");
+    noticed(&changed(&plan, fork, |s| s.op = Op::Respawn { flags: 0 }), "which waits until its parent knows it");
+    let waits = find(&plan, |o| matches!(o, Op::AwaitParent { .. }));
+    noticed(&without(&plan, Section::Child, waits), "");
+    let user = |s: &mut Step| {
+        if let Op::Setns { flags, .. } = &mut s.op {
+            *flags |= libc::CLONE_NEWUSER as u64;
+        }
+    };
+    noticed(&changed(&plan, find(&plan, |o| matches!(o, Op::Setns { .. })), user), "by a thread");
+    let mut old = plan.clone();
+    let label = find(&plan, |o| matches!(o, Op::Open { .. }));
+    let path = plan.section(Section::Limits).iter().find_map(|s| match s.op {
+        Op::Open { path, .. } => Some(path),
+        _ => None,
+    });
+    if let Op::Open { path: place, .. } = &mut old.child[label].op {
+        *place = path.unwrap();
+    }
+    noticed(&old, "by a thread");
+}

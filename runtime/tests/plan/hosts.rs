@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use runtime::Host;
 use runtime::cgroup::{Hierarchy, Layout, Place, Record, Unified};
 use runtime::container::groups;
-use runtime::plan::compile::Group;
+use runtime::plan::compile::{Group, Way, thread_may_join};
 use runtime::seccomp::{Arch, Available};
+use runtime::spec::Spec;
 
 /// Version 1 hierarchies and a cgroup2 tree beside them, Linux 6.12.
 pub fn hybrid() -> Host {
@@ -20,7 +21,7 @@ pub fn hybrid() -> Host {
         open_tree_attr: false,
         kcore: true,
         apparmor: false,
-        apparmor_attr: "self/attr/exec",
+        apparmor_attr: "thread-self/attr/exec",
         files: None,
     }
 }
@@ -33,7 +34,7 @@ pub fn v2() -> Host {
         open_tree_attr: true,
         cgroup: Layout { v1: vec![], unified: Some(unified("/sys/fs/cgroup", &all)) },
         apparmor: true,
-        apparmor_attr: "self/attr/apparmor/exec",
+        apparmor_attr: "thread-self/attr/apparmor/exec",
         ..hybrid()
     }
 }
@@ -72,6 +73,12 @@ fn hierarchies() -> Vec<Hierarchy> {
 fn unified(mount: &str, controllers: &[&str]) -> Unified {
     let controllers = controllers.iter().map(|c| (*c).to_owned()).collect();
     Unified { mount: mount.into(), own: "/".into(), controllers }
+}
+
+/// How an exec gets into a container there.
+pub fn way(host: &Host, spec: &Spec) -> Way {
+    let group = host.cgroup.unified.is_some();
+    if thread_may_join(spec) && (host.mount_setattr || !group) { Way::Thread { group } } else { Way::Child }
 }
 
 /// The groups that a container gets on such a machine, and the files through which it joins those of version 1.

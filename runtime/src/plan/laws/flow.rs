@@ -48,6 +48,8 @@ pub fn slots(op: &Op) -> (Vec<Slot>, Option<Slot>) {
         Op::SendFd { wire, slot } => (vec![wire, slot], None),
         Op::Home { dir, .. } => (at(dir), None),
         Op::Gate { wire, wait, .. } => (vec![wire, wait], None),
+        Op::AwaitParent { wait } => (vec![wait], None),
+        Op::Fork { into } => (into.into_iter().collect(), None),
         Op::Seccomp { listener, .. } => (vec![], listener),
         _ => (vec![], None),
     }
@@ -102,6 +104,7 @@ pub(super) fn filled_before_use(plan: &Plan) -> Option<String> {
     let count = plan.slots.len();
     let stays: Vec<Slot> = g.init.iter().chain(&g.root).copied().collect();
     let passed = [g.wire, g.start].into_iter().chain(g.tasks.iter().copied()).chain(g.stdio.iter().flatten().copied());
+    let passed = passed.chain(g.group);
     let mut before = match ways(plan, Section::Prepare, Slots::of(count, stays)) {
         Ok(set) => set,
         Err(law) => return Some(law),
