@@ -131,7 +131,7 @@ fn a_profile_that_is_not_loaded(bed: &mut Bed<'_>) -> Done {
     ensure!(ended.err.contains(WORDS) && ended.err.contains("no such file or directory"), "{ended:?}");
     if bed.runtime.name == "mini" {
         let whole = "/process/apparmorProfile: unable to apply apparmor profile: apparmor failed to apply profile: \
-                     write self/attr/apparmor/exec: profile \\\"mini-test-nosuch\\\" is not loaded: no such file or directory";
+                     write thread-self/attr/apparmor/exec: profile \\\"mini-test-nosuch\\\" is not loaded: no such file or directory";
         ensure!(ended.err.contains(whole), "{ended:?}");
     }
     nothing_left(bed)

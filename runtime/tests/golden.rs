@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use runtime::Host;
 use runtime::plan::{Plan, compile, laws};
-use runtime::spec::{Process, Spec};
+use runtime::spec::{Namespace, NamespaceKind, Process, Spec};
 
 /// Where the bundle would be.
 const BUNDLE: &str = "/run/bundle";
@@ -118,6 +118,9 @@ fn plans() -> Vec<(String, Plan)> {
     all.push(("ctr-2.3-default.exec-old".into(), exec(&hosts::old(), &plain, plain.process.as_ref().unwrap())));
     let mut spec = spec("docker-28.5-default");
     all.push(("docker-28.5-default.exec-tty".into(), exec(&hosts::v2(), &spec, &shell(&spec))));
+    let mut own = spec.clone();
+    own.linux.namespaces.push(Namespace { kind: NamespaceKind::Cgroup, path: String::new() });
+    all.push(("docker-28.5-cgroupns.exec".into(), exec(&hosts::v2(), &own, &shell(&own))));
     // As docker writes it on a host that has AppArmor.
     spec.process.as_mut().unwrap().apparmor_profile = "docker-default".into();
     all.push(("docker-28.5-apparmor.v2".into(), init(&hosts::v2(), &spec, None)));

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::namespaces::Wanted;
+use super::namespaces::{Wanted, flag};
 use super::rootfs::{Root, resolve};
 use super::{Builder, Dir, Gate, Given, Op, Plan, Section, Slot};
 use crate::error::{Error, Result};
@@ -291,7 +291,7 @@ impl<'a> Compiler<'a> {
         for slot in self.given.tasks.clone() {
             self.b.op(Op::Close { slot });
         }
-        self.join_namespaces();
+        self.join_namespaces(self.wanted.all());
         if self.wanted.has(NamespaceKind::Pid) {
             self.b.from("/linux/namespaces");
             self.b.op(Op::Respawn { flags: 0 });
@@ -310,7 +310,9 @@ impl<'a> Compiler<'a> {
         self.b.op(Op::CloseOthers);
         self.initial_affinity();
         self.lsm()?;
-        self.join_namespaces();
+        // Who is in a cgroup namespace cannot make a process in a group from outside of it (nsdelegate, cgroups(7)): ENOENT.
+        let later = if group { self.wanted.all() & flag(NamespaceKind::Cgroup) } else { 0 };
+        let init = self.join_namespaces(self.wanted.all() & !later);
         self.given.group = group.then(|| self.b.slot("group"));
         self.b.from("");
         self.b.op(Op::Fork { into: self.given.group });
@@ -320,23 +322,26 @@ impl<'a> Compiler<'a> {
         for slot in self.given.tasks.clone().into_iter().chain(self.given.group) {
             self.b.op(Op::Close { slot });
         }
+        if later != 0 {
+            self.b.from("/linux/namespaces");
+            self.b.op(Op::Setns { slot: init, flags: later });
+        }
         self.oom_score_adj();
         Ok(())
     }
 
-    /// The container's namespaces all at once, by its init's pidfd (setns(2), Linux 5.8). The pid namespace only concerns
-    /// children.
-    fn join_namespaces(&mut self) {
-        let all = self.wanted.all();
+    /// The container's namespaces all at once, by its init's pidfd (setns(2), Linux 5.8), whose slot it gives. The pid namespace
+    /// only concerns children.
+    fn join_namespaces(&mut self, flags: u64) -> Slot {
         let init = self.b.slot("init");
         self.given.init = Some(init);
         self.b.from("");
         if let Some(slot) = self.proc.take() {
             self.b.op(Op::Close { slot });
         }
-        if all != 0 {
+        if flags != 0 {
             self.b.from("/linux/namespaces");
-            self.b.op(Op::Setns { slot: init, flags: all });
+            self.b.op(Op::Setns { slot: init, flags });
         }
         if self.wanted.user() {
             self.become_root();
@@ -349,6 +354,7 @@ impl<'a> Compiler<'a> {
             let dot = self.b.str(".");
             self.b.op(Op::Chroot { path: dot });
         }
+        init
     }
 
     /// The host's /proc, opened and checked by the parent: what the child writes there cannot be redirected by anything the

@@ -365,7 +365,14 @@ fn what_a_thread_must_leave_alone_is_noticed() {
             *flags |= libc::CLONE_NEWUSER as u64;
         }
     };
-    noticed(&changed(&plan, find(&plan, |o| matches!(o, Op::Setns { .. })), user), "by a thread");
+    let setns = find(&plan, |o| matches!(o, Op::Setns { .. }));
+    noticed(&changed(&plan, setns, user), "by a thread");
+    let cgroup = |s: &mut Step| {
+        if let Op::Setns { flags, .. } = &mut s.op {
+            *flags |= libc::CLONE_NEWCGROUP as u64;
+        }
+    };
+    noticed(&changed(&plan, setns, cgroup), "from inside a cgroup namespace");
     let mut old = plan.clone();
     let label = find(&plan, |o| matches!(o, Op::Open { .. }));
     let path = plan.section(Section::Limits).iter().find_map(|s| match s.op {

@@ -1,9 +1,10 @@
 //! What a thread of the caller's may do for an exec, and what the process that it makes has open when it is first seen.
 
 use super::{Section, all};
-use crate::plan::{Dir, Op, Plan, Slot};
+use crate::plan::{Dir, Op, Plan, Slot, Step};
 
 const USER: u64 = libc::CLONE_NEWUSER as u64;
+const CGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
 const TIME: u64 = 0x80;
 
 /// A thread shares our memory, our signals and our limits: it does what concerns a thread alone, enters no group, and has nothing
@@ -33,14 +34,18 @@ pub(super) fn by_thread(plan: &Plan) -> Option<String> {
     if let Some(step) = before.iter().find(|s| !alone(&s.op)) {
         return Some(format!("{:?} by a thread", step.op));
     }
+    let Op::Fork { into } = plan.child[fork].op else { return None };
+    let enters = |s: &Step| matches!(s.op, Op::Setns { flags, .. } if flags & CGROUP != 0);
+    if into.is_some() && before.iter().any(enters) {
+        return Some("a group is not reached from inside a cgroup namespace".into());
+    }
     let closed = |slot: Slot| before.iter().any(|s| s.op == Op::Close { slot });
     let opened = before.iter().filter_map(|s| if let Op::Open { into, .. } = s.op { Some(into) } else { None });
     if let Some(slot) = opened.chain(proc(plan)).find(|slot| !closed(*slot)) {
         return Some(format!("<{}> is open when the process is seen", plan.slot_name(slot)));
     }
     let joins = |slot: &Slot| after.iter().any(|s| matches!(s.op, Op::Write { slot: to, .. } if to == *slot));
-    let born_in = if let Op::Fork { into } = plan.child[fork].op { into } else { None };
-    (!plan.given.tasks.iter().all(joins) || plan.given.group != born_in).then(|| "the process joins its groups".into())
+    (!plan.given.tasks.iter().all(joins) || plan.given.group != into).then(|| "the process joins its groups".into())
 }
 
 /// The host's procfs, if the parent opens it.
