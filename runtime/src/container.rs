@@ -248,7 +248,8 @@ impl Container {
 
     /// One attempt. `stillborn`: the child was killed before its first step in the group that it was cloned into.
     fn exec_in(&self, host: &Host, request: &Exec<'_>, mut attach: Attach, stillborn: &mut bool) -> Result<Child> {
-        let by_thread = THREADS && compile::thread_may_join(&self.spec) && attach.seclude();
+        let secluded = |attach: &mut Attach| attach.into.is_none() || host.mount_setattr && attach.seclude();
+        let by_thread = THREADS && compile::thread_may_join(&self.spec) && secluded(&mut attach);
         let way = if by_thread { Way::Thread { group: attach.into.is_some() } } else { Way::Child };
         let cloned_into = attach.into.is_some();
         let record = self.cgroup.record();
@@ -264,10 +265,11 @@ impl Container {
             no_new_keyring: request.no_new_keyring,
             preserve_fds: request.preserve_fds,
         })?;
-        let birth = plan.by_thread().unwrap_or(0);
+        let born_at = plan.by_thread().unwrap_or(0);
         let mut image = Image::new(&plan, request.preserve_fds);
         image.fault = request.fault;
         let (wire, theirs) = Wire::pair()?;
+        wire.limit(birth::LOOK)?;
         if let Some(slot) = plan.given.init {
             image.lend(slot, std::os::fd::AsRawFd::as_raw_fd(&self.pidfd));
         }
@@ -295,7 +297,7 @@ impl Container {
         }
         drop_shared(&mut image, attach, None);
         let console = dialogue.serve_to_the_end(Some(&mut image)).inspect_err(|error| {
-            *stillborn = cloned_into && error.kind == Kind::Killed && report.step() == birth && report.errno() == 0;
+            *stillborn = cloned_into && error.kind == Kind::Killed && report.step() == born_at && report.errno() == 0;
         })?;
         Ok(child.born(console))
     }

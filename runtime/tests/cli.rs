@@ -71,6 +71,8 @@ const BOTH: &[Test] = &[
 /// What is only true of mini, with the reason.
 const OURS: &[Test] = &[
     ("killed_and_deleted", life::killed_and_deleted),
+    // runc waits until somebody lets it go on
+    ("exec_that_is_stopped", life::exec_that_is_stopped),
     // runc's exec reads the bundle again
     ("changes_after_the_create", config::changes_after_the_create),
     // runc opens it

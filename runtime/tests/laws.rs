@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use runtime::own::Files;
 use runtime::plan::compile::Way;
+use runtime::plan::namespaces::flag;
 use runtime::plan::options::Options;
 use runtime::plan::{Dir, Op, Plan, Section, compile, laws};
 use runtime::spec::{Process, Spec, check};
@@ -103,6 +104,16 @@ fn of_the_spec(plan: &Plan, host: &Host, spec: &Spec) -> Option<String> {
         let ours = ["/sys", "/sys/fs/cgroup"].contains(&mount.source.as_str());
         if !opened(Section::Prepare, &mount.source) || (opened(Section::Child, &mount.source) && !ours) {
             return Some(format!("{:?} is opened by the parent", mount.source));
+        }
+    }
+    if plan.given.init.is_some() {
+        let asked = spec.linux.namespaces.iter().fold(0, |all, n| all | flag(n.kind));
+        let joined = plan.child.iter().fold(0, |all, s| match s.op {
+            Op::Setns { slot, flags } if plan.given.init == Some(slot) => all | flags,
+            _ => all,
+        });
+        if asked != joined {
+            return Some(format!("an exec is in namespaces {joined:#x} instead of {asked:#x}"));
         }
     }
     let has = |what: &dyn Fn(&Op) -> bool| plan.child.iter().any(|s| what(&s.op));

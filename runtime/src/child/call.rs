@@ -116,6 +116,8 @@ calls! {
     exit_group = SYS_exit_group(status: i32 => status as usize);
     /// kill(2)
     kill = SYS_kill(pid: i32 => pid as usize, signal: i32 => signal as usize);
+    /// tgkill(2)
+    tgkill = SYS_tgkill(pid: i32 => pid as usize, tid: i32 => tid as usize, signal: i32 => signal as usize);
     /// keyctl(2)
     keyctl = SYS_keyctl(command: u32 => command as usize, a: usize => a, b: usize => b, c: usize => c, d: usize => d);
     /// lseek(2)

@@ -53,8 +53,8 @@ pub const THREADS: bool = cfg!(target_env = "gnu");
 /// Has a thread of ours carry out the child section of the image's plan up to [`Op::Fork`], which makes the child that goes on from
 /// there. Gives the child's pid and pidfd, or `None` if the thread has ended without: the report says at which step.
 ///
-/// The thread has descriptors, a working directory, a root and namespaces of its own, and shares everything else with us. It ends
-/// before this returns (CLONE_VFORK).
+/// The thread has descriptors, a working directory, a root and namespaces of its own, and shares everything else with us. It is
+/// gone when this returns.
 pub fn spawn_by_thread(image: &mut Image<'_>, report: &Report) -> Result<Option<(u32, OwnedFd)>> {
     image.find_gaps();
     // What the thread closes, it closes for itself.
@@ -100,11 +100,19 @@ fn run_on_thread(thread: &mut Thread<'_, '_>) -> std::io::Result<()> {
     let stack = std::ptr::from_mut(&mut mark).cast::<u8>().wrapping_sub(GAP).map_addr(|a| a & !63);
     let flags = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_VFORK;
     // SAFETY: the thread runs on the part of our own stack that lies below what we use of it, guarded at its end as ours is; nobody
-    // else does, because we stand still until it has ended (CLONE_VFORK), with all signals blocked. For the same reason it may use our
+    // else does, because we stand still until it has let go of the memory (CLONE_VFORK), with all signals blocked. For the same reason it may use our
     // thread-local storage, which it does not, and what `thread` refers to. It never returns into our frames: `live` ends it. It
     // makes raw system calls only, on memory allocated before, so that no lock of another thread's is met.
     let tid = unsafe { libc::clone(begin, stack.cast(), flags, here) };
-    if tid < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    if tid < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // Its descriptors are still to be closed, and its child is to hear of the end of who made it (PR_SET_PDEATHSIG, prctl(2)) before
+    // it can have asked for that.
+    while call::tgkill(std::process::id().cast_signed(), tid, 0).is_ok() {
+        std::thread::yield_now();
+    }
+    Ok(())
 }
 
 /// [`Op::Fork`]: returns in the child only. The parent of that is our process, whichever thread of it remains.

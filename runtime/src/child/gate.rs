@@ -8,8 +8,10 @@
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SocketFlags, SocketType, recvmsg,
     socketpair,
@@ -29,6 +31,8 @@ pub enum Heard {
     Fd(OwnedFd),
     /// The child has executed its payload, or is dead.
     Closed,
+    /// It has said nothing for as long as [`Wire::limit`] allows.
+    Nothing,
 }
 
 /// The parent's end.
@@ -43,6 +47,11 @@ impl Wire {
         Ok((Self(ours), theirs))
     }
 
+    /// How long to wait for a word of the child's.
+    pub fn limit(&self, patience: Duration) -> Result<()> {
+        set_socket_timeout(&self.0, Timeout::Recv, Some(patience)).map_err(|e| Error::sys("setsockopt", "wire", e))
+    }
+
     /// Waits for the child's next word.
     pub fn hear(&self) -> Result<Heard> {
         let mut byte = [0u8];
@@ -51,6 +60,7 @@ impl Wire {
         let message = loop {
             match recvmsg(&self.0, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Heard::Nothing),
                 // A child that dies with our unread byte in its queue resets the connection.
                 Err(Errno::CONNRESET) => return Ok(Heard::Closed),
                 outcome => break outcome.map_err(|e| Error::sys("recvmsg", "wire", e))?,

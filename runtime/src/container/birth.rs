@@ -8,6 +8,7 @@ use crate::child::report::Page;
 use crate::child::run::{Stop, run};
 use crate::child::{Heard, Image, Report, Wire, spawn, spawn_by_thread};
 use crate::error::{Error, Kind, Result};
+use crate::plan::print::call;
 use crate::plan::{Gate, Op, Plan, Section};
 use crate::reap;
 
@@ -106,6 +107,11 @@ fn wait_readable(pidfd: BorrowedFd<'_>) {
     while rustix::event::poll(&mut poll, None) == Err(rustix::io::Errno::INTR) {}
 }
 
+/// How many times in a row a child is found stopped before it is given up; it is looked at each [`LOOK`].
+const STOPPED_LIMIT: u32 = 10;
+/// How often a child that says nothing is looked at, if somebody can stop it.
+pub(super) const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Later children of this thread belong into our own pid namespace again.
 fn own_pid_namespace() -> Result<()> {
     use rustix::fs::{Mode, OFlags};
@@ -144,6 +150,7 @@ impl Dialogue<'_> {
         let mut console = None;
         loop {
             match self.wire.hear()? {
+                Heard::Nothing => {}
                 Heard::Fd(fd) => console = Some(fd),
                 Heard::At(Gate::Start) => {
                     self.restrict()?;
@@ -179,8 +186,11 @@ impl Dialogue<'_> {
     /// Serves the child until it has executed its payload.
     pub(super) fn serve_to_the_end(&mut self, mut image: Option<&mut Image<'_>>) -> Result<Option<OwnedFd>> {
         let mut console = None;
+        let mut stopped = 0;
         loop {
             match self.wire.hear()? {
+                Heard::Nothing if stopped == STOPPED_LIMIT => return Err(self.stopped()),
+                Heard::Nothing => stopped = if crate::sys::is_stopped(self.child.pidfd()) { stopped + 1 } else { 0 },
                 Heard::Fd(fd) => console = Some(fd),
                 Heard::At(gate) => self.serve(gate, image.as_deref_mut())?,
                 Heard::Closed if self.report.errno() == 0 && self.report.step() + 1 == self.plan.child.len() => {
@@ -226,6 +236,14 @@ impl Dialogue<'_> {
         let scratch = Page::default();
         run(image, section, &scratch)
             .map_err(|Stop { step, errno }| fault::sentence(self.plan, section, step.into(), errno, scratch.value()))
+    }
+
+    /// Somebody inside, who sees it, has stopped the child: it would stay so, in the midst of its way into the container.
+    fn stopped(&self) -> Error {
+        let step = self.plan.child.get(self.report.step());
+        let (what, subject) = step.map_or(("", String::new()), |s| (call(&s.op), self.plan.subject(&s.op)));
+        let reason = format!("the process has been stopped by a signal for {STOPPED_LIMIT} s");
+        Error::new(Kind::State, what, subject, reason)
     }
 
     /// Why the child is gone without having executed anything.

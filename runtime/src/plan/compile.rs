@@ -310,8 +310,9 @@ impl<'a> Compiler<'a> {
         self.b.op(Op::CloseOthers);
         self.initial_affinity();
         self.lsm()?;
-        // Who is in a cgroup namespace cannot make a process in a group from outside of it (nsdelegate, cgroups(7)): ENOENT.
-        let later = if group { self.wanted.all() & flag(NamespaceKind::Cgroup) } else { 0 };
+        // From inside a cgroup namespace no group outside of it is reached: ENOENT (nsdelegate, cgroups(7)), before Linux 5.16 also
+        // through a file that was opened outside.
+        let later = self.wanted.all() & flag(NamespaceKind::Cgroup);
         let init = self.join_namespaces(self.wanted.all() & !later);
         self.given.group = group.then(|| self.b.slot("group"));
         self.b.from("");

@@ -39,6 +39,17 @@ pub fn ended_child(pidfd: Option<BorrowedFd<'_>>, reap: bool) -> Result<Option<(
     Ok(Some((pid.unsigned_abs(), end)))
 }
 
+/// Whether this child is stopped (SIGSTOP and its like), without waiting — waitid(2), WSTOPPED.
+pub fn is_stopped(pidfd: BorrowedFd<'_>) -> bool {
+    // SAFETY: siginfo_t is plain integers and pointers, for which zeroes are a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let how = libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: `info` is a live siginfo_t that the call fills, and the descriptor is borrowed for the whole call.
+    let asked = unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, &mut info, how) };
+    // SAFETY: waitid has filled in these fields, or left them zero.
+    asked == 0 && unsafe { info.si_pid() } != 0
+}
+
 /// `int pidfd_send_signal(int pidfd, int sig, siginfo_t *info, unsigned int flags)` with any number — pidfd_send_signal(2).
 /// rustix takes only signals that have a name, and clients send real-time ones and 0.
 pub fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {

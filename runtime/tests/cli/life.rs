@@ -245,6 +245,17 @@ pub fn update_and_statistics(b: &Bench) {
     assert_eq!(limits(b).0, 128 << 20);
 }
 
+/// Whoever is root inside sees the process of an exec before its execve, and may stop it: it stays neither there nor outside of its
+/// groups, where it is on version 1 until it has joined them.
+pub fn exec_that_is_stopped(b: &Bench) {
+    let id = b.id("x");
+    b.spec(&["sh", "-c", "while :; do kill -STOP -1; done 2>/dev/null"], |_| {});
+    b.detached(&["run", "-d", &id]);
+    b.fails(&["exec", &id, "true"], "the process has been stopped by a signal for 10 s");
+    assert_eq!(b.fine(&["ps", "-f", "json", &id]).split(',').count(), 1, "nobody but its init is left");
+    b.fine(&["delete", "-f", &id]);
+}
+
 /// A version 1 group that is full does not keep out who joins it from outside, so that somebody can look into it; to be born in a
 /// version 2 group that is full is EAGAIN.
 pub fn exec_into_a_full_group(b: &Bench) {

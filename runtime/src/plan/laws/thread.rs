@@ -34,9 +34,10 @@ pub(super) fn by_thread(plan: &Plan) -> Option<String> {
     if let Some(step) = before.iter().find(|s| !alone(&s.op)) {
         return Some(format!("{:?} by a thread", step.op));
     }
-    let Op::Fork { into } = plan.child[fork].op else { return None };
     let enters = |s: &Step| matches!(s.op, Op::Setns { flags, .. } if flags & CGROUP != 0);
-    if into.is_some() && before.iter().any(enters) {
+    let task = |s: &Step| matches!(s.op, Op::Write { slot, .. } if plan.given.tasks.contains(&slot));
+    let entered = after.iter().position(enters);
+    if before.iter().any(enters) || entered.is_some_and(|at| after[at..].iter().any(task)) {
         return Some("a group is not reached from inside a cgroup namespace".into());
     }
     let closed = |slot: Slot| before.iter().any(|s| s.op == Op::Close { slot });
@@ -45,7 +46,8 @@ pub(super) fn by_thread(plan: &Plan) -> Option<String> {
         return Some(format!("<{}> is open when the process is seen", plan.slot_name(slot)));
     }
     let joins = |slot: &Slot| after.iter().any(|s| matches!(s.op, Op::Write { slot: to, .. } if to == *slot));
-    (!plan.given.tasks.iter().all(joins) || plan.given.group != into).then(|| "the process joins its groups".into())
+    let born_in = if let Op::Fork { into } = plan.child[fork].op { into } else { None };
+    (!plan.given.tasks.iter().all(joins) || plan.given.group != born_in).then(|| "the process joins its groups".into())
 }
 
 /// The host's procfs, if the parent opens it.
