@@ -15,7 +15,7 @@ pub mod raised;
 pub mod report;
 pub mod run;
 
-pub use clone::{THREADS, spawn, spawn_by_thread};
+pub use clone::{Maker, THREADS, spawn, spawn_by_thread};
 pub use gate::{Heard, Wire};
 pub use image::Image;
 pub use keeper::Keeper;

@@ -292,10 +292,10 @@ impl Container {
             restricted: true,
             unsettled: None,
         };
+        drop_shared(&mut image, attach, None);
         if by_thread {
             dialogue.let_go(&mut image)?;
         }
-        drop_shared(&mut image, attach, None);
         let console = dialogue.serve_to_the_end(Some(&mut image)).inspect_err(|error| {
             *stillborn = cloned_into && error.kind == Kind::Killed && report.step() == born_at && report.errno() == 0;
         })?;

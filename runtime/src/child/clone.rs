@@ -53,9 +53,9 @@ pub const THREADS: bool = cfg!(target_env = "gnu");
 /// Has a thread of ours carry out the child section of the image's plan up to [`Op::Fork`], which makes the child that goes on from
 /// there. Gives the child's pid and pidfd, or `None` if the thread has ended without: the report says at which step.
 ///
-/// The thread has descriptors, a working directory, a root and namespaces of its own, and shares everything else with us. It is
-/// gone when this returns.
-pub fn spawn_by_thread(image: &mut Image<'_>, report: &Report) -> Result<Option<(u32, OwnedFd)>> {
+/// The thread has descriptors, a working directory, a root and namespaces of its own, and shares everything else with us. It has
+/// nothing more to do than to end when this returns.
+pub fn spawn_by_thread(image: &mut Image<'_>, report: &Report) -> Result<Option<(u32, OwnedFd, Maker)>> {
     image.find_gaps();
     // What the thread closes, it closes for itself.
     let fds = image.fds.clone();
@@ -66,16 +66,33 @@ pub fn spawn_by_thread(image: &mut Image<'_>, report: &Report) -> Result<Option<
     };
     image.on_thread = false;
     image.fds = fds;
-    ended.map_err(|e| Error::io("clone", "thread", &e))?;
+    let maker = Maker(ended.map_err(|e| Error::io("clone", "thread", &e))?);
     let pid = report.pid();
-    let Some(id) = rustix::process::Pid::from_raw(pid.cast_signed()) else { return Ok(None) };
+    let Some(id) = rustix::process::Pid::from_raw(pid.cast_signed()) else {
+        maker.wait();
+        return Ok(None);
+    };
     // Our child, which nobody has reaped: the number is its own.
     match rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()) {
-        Ok(pidfd) => Ok(Some((pid, pidfd))),
+        Ok(pidfd) => Ok(Some((pid, pidfd, maker))),
         Err(e) => {
             let _killed = call::kill(pid.cast_signed(), libc::SIGKILL);
             let _reaped = call::wait(pid.cast_signed());
             Err(Error::sys("pidfd_open", pid.to_string(), e))
+        }
+    }
+}
+
+/// The thread that has made a child, on its way out.
+#[derive(Debug)]
+pub struct Maker(i32);
+
+impl Maker {
+    /// Waits until it is gone: its descriptors are closed, and whoever asks for a signal at the end of his parent's thread
+    /// (PR_SET_PDEATHSIG, prctl(2)) has another parent. It needs some microseconds.
+    pub fn wait(&self) {
+        while call::tgkill(std::process::id().cast_signed(), self.0, 0).is_ok() {
+            std::thread::yield_now();
         }
     }
 }
@@ -87,7 +104,7 @@ struct Thread<'a, 'p> {
 
 /// Never inlined, so that its frame is small.
 #[inline(never)]
-fn run_on_thread(thread: &mut Thread<'_, '_>) -> std::io::Result<()> {
+fn run_on_thread(thread: &mut Thread<'_, '_>) -> std::io::Result<i32> {
     extern "C" fn begin(thread: *mut libc::c_void) -> libc::c_int {
         // SAFETY: the address is that of the caller's exclusive reference, and the caller stands still until we have ended.
         let thread = unsafe { &mut *thread.cast::<Thread<'_, '_>>() };
@@ -104,15 +121,7 @@ fn run_on_thread(thread: &mut Thread<'_, '_>) -> std::io::Result<()> {
     // thread-local storage, which it does not, and what `thread` refers to. It never returns into our frames: `live` ends it. It
     // makes raw system calls only, on memory allocated before, so that no lock of another thread's is met.
     let tid = unsafe { libc::clone(begin, stack.cast(), flags, here) };
-    if tid < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    // Its descriptors are still to be closed, and its child is to hear of the end of who made it (PR_SET_PDEATHSIG, prctl(2)) before
-    // it can have asked for that.
-    while call::tgkill(std::process::id().cast_signed(), tid, 0).is_ok() {
-        std::thread::yield_now();
-    }
-    Ok(())
+    if tid < 0 { Err(std::io::Error::last_os_error()) } else { Ok(tid) }
 }
 
 /// [`Op::Fork`]: returns in the child only. The parent of that is our process, whichever thread of it remains.

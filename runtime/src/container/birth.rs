@@ -6,7 +6,7 @@ use super::{Child, fault, hooks, listener};
 use crate::cgroup::Cgroup;
 use crate::child::report::Page;
 use crate::child::run::{Stop, run};
-use crate::child::{Heard, Image, Report, Wire, spawn, spawn_by_thread};
+use crate::child::{Heard, Image, Maker, Report, Wire, spawn, spawn_by_thread};
 use crate::error::{Error, Kind, Result};
 use crate::plan::print::call;
 use crate::plan::{Gate, Op, Plan, Section};
@@ -17,13 +17,15 @@ pub(super) struct Unborn {
     pub(super) pid: u32,
     /// Taken when it is born.
     pidfd: Option<OwnedFd>,
+    /// The thread that has made it, if one has.
+    maker: Option<Maker>,
     stillborn: bool,
 }
 
 impl Unborn {
     /// One that waits at its last gate, and whose end is another's business.
     pub(super) fn parked(pid: u32, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd: Some(pidfd), stillborn: false }
+        Self { pid, pidfd: Some(pidfd), maker: None, stillborn: false }
     }
 
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
@@ -42,16 +44,18 @@ impl Unborn {
             })
             .and_then(|()| {
                 reap::born(|| {
-                    let (pid, pidfd) = if plan.by_thread().is_none() {
-                        spawn(image, report, into.map(|i| i.as_fd()))?
+                    let (pid, pidfd, maker) = if plan.by_thread().is_none() {
+                        let (pid, pidfd) = spawn(image, report, into.map(|i| i.as_fd()))?;
+                        (pid, pidfd, None)
                     } else {
-                        spawn_by_thread(image, report)?.ok_or_else(|| failed(plan, report))?
+                        let made = spawn_by_thread(image, report)?.ok_or_else(|| failed(plan, report))?;
+                        (made.0, made.1, Some(made.2))
                     };
-                    Ok::<_, Error>((pid, (pid, pidfd)))
+                    Ok::<_, Error>((pid, (pid, pidfd, maker)))
                 })
             });
         // Whatever fails from here on, it is killed and reaped.
-        let child = cloned.map(|(pid, pidfd)| Self { pid, pidfd: Some(pidfd), stillborn: true });
+        let child = cloned.map(|(pid, pidfd, maker)| Self { pid, pidfd: Some(pidfd), maker, stillborn: true });
         if plan.prepare.iter().any(|s| matches!(s.op, Op::ChildrenPid { .. })) {
             own_pid_namespace()?;
         }
@@ -92,6 +96,9 @@ impl Drop for Unborn {
             let _killed = reap::signal(self.pidfd(), libc::SIGKILL);
             wait_readable(self.pidfd());
             let _reaped = reap::exit_status(self.pidfd());
+            if let Some(maker) = &self.maker {
+                maker.wait();
+            }
         }
     }
 }
@@ -180,6 +187,9 @@ impl Dialogue<'_> {
     /// Does at once what a child that a thread has made will wait for.
     pub(super) fn let_go(&mut self, image: &mut Image<'_>) -> Result<()> {
         self.section(image, Section::Limits)?;
+        if let Some(maker) = &self.child.maker {
+            maker.wait();
+        }
         self.wire.release()
     }
 
