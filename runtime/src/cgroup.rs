@@ -399,7 +399,7 @@ impl Cgroup {
         self.stats.is_warm() || self.tasks.is_warm()
     }
 
-    /// True, once, when files are kept open: then [`Cgroup::cool`] is to be called every [`SOON`] until it answers true.
+    /// True, once, when files are kept open: then [`Cgroup::cool`] is to be called every [`COOLING`] until it answers true.
     pub fn is_to_be_cooled(&self) -> bool {
         self.is_warm() && !self.cooled.swap(true, Ordering::Relaxed)
     }

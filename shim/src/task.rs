@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use containerd_shim_protos::types::mount::Mount;
-use runtime::cgroup::{SOON, Stats};
+use runtime::cgroup::{COOLING, Stats};
 use runtime::lifecycle::{Exit, Refusal, Status, Who};
 use runtime::spec::{Process, Resources};
 use runtime::{Container, Host, Kind};
@@ -235,7 +235,7 @@ fn see_to_cooling(container: &Arc<Container>) {
 /// Closes the files once what they are kept for is over, or with the container.
 async fn cool(container: Weak<Container>) {
     loop {
-        tokio::time::sleep(SOON).await;
+        tokio::time::sleep(COOLING).await;
         if container.upgrade().is_none_or(|container| container.cgroup().cool()) {
             return;
         }

@@ -20,8 +20,8 @@ pub use v2::{CpuV2, IoEntry, IoV2, MemoryEvents, MemoryStatV2, MemoryV2, Psi, Ps
 use super::file::{self, fault};
 use super::{Record, Version};
 use crate::error::Result;
-pub use files::SOON;
 pub(super) use files::Share;
+pub use files::{COOLING, SOON};
 use files::{Files, Reader};
 
 /// One answer of [`Cgroup::stats`](super::Cgroup::stats). Which of the two decides which metrics message is sent: a
@@ -88,9 +88,10 @@ pub(super) struct Dirs {
 }
 
 impl Dirs {
-    /// What stat(2) says of a group's directory, if it is open already: a path to it is five components long.
+    /// What stat(2) says of a group's directory, if it is open already: a path to it is five components long. By the letter: to take
+    /// two paths apart costs as much as reading a file does.
     pub(super) fn stat(&self, dir: &Path) -> Option<rustix::fs::Stat> {
-        let (_, fd) = self.open.get()?.dirs.iter().find(|(known, _)| known == dir)?;
+        let (_, fd) = self.open.get()?.dirs.iter().find(|(known, _)| known.as_os_str() == dir.as_os_str())?;
         rustix::fs::fstat(fd).ok()
     }
 
@@ -213,13 +214,42 @@ fn number(word: &str) -> u64 {
     if word == "max" { u64::MAX } else { word.parse().unwrap_or(0) }
 }
 
+/// Lines of `key value`; others are left out. In one pass, as such files are most of what a call reads: the library looks twice
+/// at each line, and each time begins anew.
+struct Table<'a>(&'a str);
+
+impl<'a> Iterator for Table<'a> {
+    type Item = (&'a str, u64);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.0.is_empty() {
+            let (mut space, mut end) = (None, self.0.len());
+            for (i, byte) in self.0.bytes().enumerate() {
+                match byte {
+                    b' ' if space.is_none() => space = Some(i),
+                    b'\n' => {
+                        end = i;
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+            let line = &self.0[..end];
+            self.0 = self.0.get(end + 1..).unwrap_or_default();
+            if let Some(space) = space {
+                return Some((&line[..space], number(&line[space + 1..])));
+            }
+        }
+        None
+    }
+}
+
 /// Fills the fields of a table from lines of `key value`.
 macro_rules! fill {
     ($text:expr, $into:expr, { $($key:literal => $field:ident),+ $(,)? }) => {
-        for line in $text.lines() {
-            let Some((key, value)) = line.split_once(' ') else { continue };
+        for (key, value) in $crate::cgroup::stats::Table($text) {
             match key {
-                $($key => $into.$field = $crate::cgroup::stats::number(value),)+
+                $($key => $into.$field = value,)+
                 _ => {}
             }
         }
@@ -265,7 +295,17 @@ fn page_sizes() -> &'static [String] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_table_is_its_lines(text in "([a-cé]{0,2} ?(0|7|12|max|x|18446744073709551615|18446744073709551616)?\n?){0,6}") {
+            let by_lines = text.lines().filter_map(|line| line.split_once(' ')).map(|(key, value)| (key, number(value)));
+            prop_assert_eq!(Table(&text).collect::<Vec<_>>(), by_lines.collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn rdma_lines() {

@@ -17,8 +17,11 @@ use super::number;
 use crate::cgroup::file::{fault, retry};
 use crate::error::Result;
 
-/// Calls that are no further apart are "often"; after as long without one the files are closed.
+/// Calls that are no further apart are "often"; longer after one the files are closed when somebody looks.
 pub const SOON: Duration = Duration::from_secs(3);
+
+/// How often whoever keeps files looks whether they are to be closed. Each time wakes a shim that has nothing else to do.
+pub const COOLING: Duration = Duration::from_secs(12);
 
 /// Files that are kept in the whole process, of the 1024 descriptors that a process may usually have.
 const MOST: usize = 256;
