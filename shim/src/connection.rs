@@ -1,26 +1,23 @@
-//! A ttrpc connection that wakes its client once for an answer, and is not woken for being read itself.
+//! A ttrpc connection that wakes its client once for an answer.
 //!
 //! A unix(7) socket wakes whoever sleeps on its other end also when its data are taken out, for there is room again
 //! (`unix_write_space` in the kernel): a client that waits for its answer is woken for nothing first, and a wake-up of another
 //! processor costs more than most answers do. So a request is looked at (MSG_PEEK), and taken out when its answer has been
-//! sent, which has woken the client already; or, if that takes longer, before the loop sleeps. And our own end is registered
-//! for writing only while it is full.
+//! sent, which has woken the client already; or, if that takes longer, before the loop sleeps.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
-
-use crate::ready::{self, Fd};
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, Interest, ReadBuf};
+use tokio::net::UnixStream;
 
 /// ttrpc asks for a message in three parts: head, body, and whether there is more. Out of a buffer, and with a read that does
 /// not fill it, that is one system call.
@@ -29,34 +26,21 @@ const CHUNK: usize = 4096;
 /// A connection as ttrpc shall read it.
 pub type Buffered<S> = BufReader<S>;
 
-/// One that we ask on. Errors: of socket(2) and connect(2); EAGAIN where too many wait to be accepted, for this waits for nobody.
-pub fn client(path: &str) -> io::Result<Buffered<Client>> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(BufReader::with_capacity(CHUNK, Client { socket: ready::for_reading(socket)?, full: None }))
+/// One that we ask on.
+pub fn client(stream: UnixStream) -> Buffered<UnixStream> {
+    BufReader::with_capacity(CHUNK, stream)
 }
 
-/// One that we answer on. Errors: of epoll_ctl(2).
-pub fn server(socket: OwnedFd) -> io::Result<Buffered<Server>> {
-    let seen = Seen { socket: ready::for_reading(socket)?, bytes: AtomicUsize::new(0) };
-    Ok(BufReader::with_capacity(CHUNK, Server { seen: Arc::new(seen), full: None }))
-}
-
-/// See [`client`].
-pub struct Client {
-    socket: Fd,
-    full: Option<Fd>,
+/// One that we answer on.
+pub fn server(stream: UnixStream) -> Buffered<Server> {
+    BufReader::with_capacity(CHUNK, Server(Arc::new(Seen { stream, bytes: AtomicUsize::new(0) })))
 }
 
 /// See [`server`].
-pub struct Server {
-    seen: Arc<Seen>,
-    full: Option<Fd>,
-}
+pub struct Server(Arc<Seen>);
 
 struct Seen {
-    socket: Fd,
+    stream: UnixStream,
     /// How much of what we have is in the socket yet.
     bytes: AtomicUsize,
 }
@@ -79,7 +63,7 @@ impl Seen {
         let mut buffer = [MaybeUninit::<u8>::uninit(); CHUNK];
         while left > 0 {
             let most = left.min(CHUNK);
-            match rustix::net::recv(self.socket.get_ref(), &mut buffer[..most], RecvFlags::DONTWAIT) {
+            match rustix::net::recv(&self.stream, &mut buffer[..most], RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => return,
                 Ok((_, taken)) => left -= taken,
                 Err(Errno::INTR) => {}
@@ -90,104 +74,54 @@ impl Seen {
     }
 }
 
-/// Receives what is there, or waits for it; `begin` is called before each look.
-fn poll_recv(
-    socket: &Fd,
-    cx: &mut Context<'_>,
-    room: &mut [u8],
-    flags: RecvFlags,
-    begin: impl Fn(),
-) -> Poll<io::Result<usize>> {
-    loop {
-        let mut ready = ready!(socket.poll_read_ready(cx))?;
-        begin();
-        match rustix::net::recv(socket.get_ref(), &mut *room, flags | RecvFlags::DONTWAIT) {
-            Ok((_, bytes)) => {
-                // There is no more then, and what comes is another edge of the descriptor.
-                if (1..room.len()).contains(&bytes) {
-                    ready.clear_ready();
-                }
-                return Poll::Ready(Ok(bytes));
-            }
-            Err(Errno::WOULDBLOCK) => ready.clear_ready(),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Poll::Ready(Err(errno.into())),
-        }
-    }
-}
-
-/// Sends what there is room for, or waits for room: with a copy of the descriptor that is registered for writing as long.
-fn poll_send(socket: &Fd, full: &mut Option<Fd>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-    loop {
-        let ready = full.as_ref().map(|full| full.poll_write_ready(cx));
-        let ready = match ready {
-            Some(ready) => Some(ready!(ready)?),
-            None => None,
-        };
-        match (rustix::net::send(socket.get_ref(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL), ready) {
-            (Err(Errno::WOULDBLOCK), Some(mut ready)) => ready.clear_ready(),
-            (Err(Errno::WOULDBLOCK), None) => *full = Some(ready::for_writing(socket.get_ref().try_clone()?)?),
-            (Err(Errno::INTR), _) => {}
-            (sent, _) => {
-                *full = None;
-                return Poll::Ready(sent.map_err(io::Error::from));
-            }
-        }
-    }
-}
-
-fn shut_down(socket: &Fd) -> io::Result<()> {
-    Ok(rustix::net::shutdown(socket.get_ref(), rustix::net::Shutdown::Write)?)
-}
-
-impl AsyncRead for Client {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let length = ready!(poll_recv(&self.socket, cx, buf.initialize_unfilled(), RecvFlags::empty(), || {}))?;
-        buf.advance(length);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Client {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { socket, full } = self.get_mut();
-        poll_send(socket, full, cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(shut_down(&self.socket))
-    }
-}
-
 impl AsyncRead for Server {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let seen = &self.seen;
+        let Seen { stream, bytes } = &*self.0;
         let room = buf.initialize_unfilled();
         let peek = if room.len() <= CHUNK { RecvFlags::PEEK } else { RecvFlags::empty() };
-        let length = ready!(poll_recv(&seen.socket, cx, room, peek, || seen.take_out()))?;
-        if length > 0 && !peek.is_empty() {
-            seen.bytes.store(length, Ordering::Relaxed);
-            SEEN.with_borrow_mut(|all| {
-                if !all.iter().any(|known| Arc::ptr_eq(known, seen)) {
-                    all.push(Arc::clone(seen));
-                }
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            self.0.take_out();
+            let mut length = None;
+            let read = stream.try_io(Interest::READABLE, || {
+                let (_, bytes) = rustix::net::recv(stream, &mut *room, peek | RecvFlags::DONTWAIT)?;
+                length = Some(bytes);
+                // There is no more then, and what comes is another edge of the descriptor.
+                if (1..room.len()).contains(&bytes) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
+            let length = match (length, read) {
+                (Some(length), _) => length,
+                (None, Err(e)) if !matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                    return Poll::Ready(Err(e));
+                }
+                (None, _) => continue,
+            };
+            if length > 0 && !peek.is_empty() {
+                bytes.store(length, Ordering::Relaxed);
+                SEEN.with_borrow_mut(|seen| {
+                    if !seen.iter().any(|known| Arc::ptr_eq(known, &self.0)) {
+                        seen.push(Arc::clone(&self.0));
+                    }
+                });
+            }
+            buf.advance(length);
+            return Poll::Ready(Ok(()));
         }
-        buf.advance(length);
-        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Server {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { seen, full } = self.get_mut();
-        let sent = ready!(poll_send(&seen.socket, full, cx, bytes));
-        seen.take_out();
-        Poll::Ready(sent)
+        loop {
+            ready!(self.0.stream.poll_write_ready(cx))?;
+            match self.0.stream.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => {
+                    self.0.take_out();
+                    return Poll::Ready(written);
+                }
+            }
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -195,7 +129,7 @@ impl AsyncWrite for Server {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(shut_down(&self.seen.socket))
+        Poll::Ready(rustix::net::shutdown(&self.0.stream, rustix::net::Shutdown::Write).map_err(io::Error::from))
     }
 }
 
@@ -219,11 +153,11 @@ mod tests {
     fn pair() -> (Client, Buffered<Server>) {
         let (client, ours) = Client::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (client, server(ours.into()).unwrap())
+        (client, server(UnixStream::from_std(ours).unwrap()))
     }
 
     fn queued(server: &Buffered<Server>) -> u64 {
-        ioctl_fionread(server.get_ref().seen.socket.get_ref()).unwrap()
+        ioctl_fionread(&server.get_ref().0.stream).unwrap()
     }
 
     #[test]
@@ -252,35 +186,6 @@ mod tests {
             let mut second = [0; 6];
             server.read_exact(&mut second).await.unwrap();
             assert_eq!(&second, b"second");
-        });
-    }
-
-    #[test]
-    fn the_loop_sleeps_on_when_its_answer_is_read() {
-        let turns = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&turns);
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().on_thread_park(move || drop(counted.fetch_add(1, Ordering::Relaxed)));
-        builder.build().unwrap().block_on(async {
-            let (mut client, mut server) = pair();
-            client.write_all(b"request").unwrap();
-            server.read_exact(&mut [0; 7]).await.unwrap();
-            let reader = std::thread::spawn(move || {
-                for _ in 0..20 {
-                    client.read_exact(&mut [0; 6]).unwrap();
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                client
-            });
-            let before = turns.load(Ordering::Relaxed);
-            for _ in 0..20 {
-                server.write_all(b"answer").await.unwrap();
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            // One for the clock, and one of its cascades.
-            let woken = turns.load(Ordering::Relaxed) - before;
-            assert!(woken <= 4, "woken {woken} times");
-            drop(reader.join().unwrap());
         });
     }
 

@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::time::{Instant, Sleep, sleep};
 use ttrpc::asynchronous::Client;
 use ttrpc::asynchronous::transport::Socket;
@@ -137,8 +138,8 @@ async fn attempt(
         Some(connected) => connected,
         None => {
             // Not ttrpc's own connect, which blocks the event loop while containerd's backlog is full.
-            let connection = connection::client(path).map_err(|e| unreachable(&e))?;
-            client.insert(Client::new(Socket::new(connection)))
+            let stream = UnixStream::connect(path).await.map_err(|e| unreachable(&e))?;
+            client.insert(Client::new(Socket::new(connection::client(stream))))
         }
     };
     let request = Request {

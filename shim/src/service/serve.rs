@@ -12,6 +12,7 @@ use std::time::Duration;
 use containerd_shim_protos::ttrpc::r#async::Server;
 use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
 use runtime::{Host, sys};
+use tokio::net::UnixListener;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
@@ -132,7 +133,7 @@ async fn run(args: Args, host: Host) -> io::Result<()> {
     let leave = Arc::new(Leave::new(socket));
     let outbox = Outbox::start(args.namespace.clone(), args.ttrpc_address);
     let shim = Arc::new(Shim::new(args.namespace, host, outbox));
-    let accept = Accept::new(ready::for_reading(listener.into())?, Arc::clone(&leave));
+    let accept = Accept::new(UnixListener::from_std(listener)?, Arc::clone(&leave));
     let mut server = Server::new().add_listener(Listener::new(accept)).register_service(services(&shim, &leave));
     server.start().await.map_err(io::Error::other)?;
     log::debug!("serving {} in {}", args.id, shim.namespace);
