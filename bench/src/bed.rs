@@ -214,6 +214,10 @@ fn peers(bin: &Path) -> Outcome<Vec<Peer>> {
     if let Ok(rs) = rs {
         peers.push(Peer { name: "rs+crun", binary: rs, runtime: Some(crun) });
     }
+    // A change is compared with what was before in one run, for two runs differ by more than it is worth.
+    if let Some(other) = std::env::var_os("MINI_BENCH_OTHER") {
+        peers.push(Peer { name: "other", ..mini(Path::new(&other))? });
+    }
     // For profiling one of them.
     if let Ok(only) = std::env::var("MINI_BENCH_PEERS") {
         peers.retain(|peer| only.split(',').any(|name| name == peer.name));

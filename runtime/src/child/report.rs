@@ -16,9 +16,28 @@ pub struct Page {
     pub value: AtomicU32,
     /// Who goes on after a step that respawned; 0 while none has.
     pub pid: AtomicU32,
+    /// Whether the parent has let the child go ahead of time, and whether that waits for it: [`Page::may_go`].
+    ahead: AtomicU32,
 }
 
+/// Values of [`Page::ahead`].
+const WAITS: u32 = 1;
+const LET_GO: u32 = 2;
+
 impl Page {
+    /// Whether the parent has let the child go already. If not, it will say so on the wire.
+    ///
+    /// Else it says nothing there: to read its byte would wake it, asleep until it hears of the execve (a socket's reader
+    /// tells the writer that there is room again), and cost the child 15 us.
+    pub fn may_go(&self) -> bool {
+        self.ahead.swap(WAITS, Ordering::AcqRel) == LET_GO
+    }
+
+    /// Lets the child go. True if it waits on the wire.
+    pub fn let_go(&self) -> bool {
+        self.ahead.swap(LET_GO, Ordering::AcqRel) == WAITS
+    }
+
     /// What a child has said that shares the beginning of a file with whoever reads it.
     ///
     /// # Errors
@@ -33,6 +52,7 @@ impl Page {
             errno: word(1).cast_signed().into(),
             value: word(2).into(),
             pid: word(3).into(),
+            ahead: word(4).into(),
         })
     }
 

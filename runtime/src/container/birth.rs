@@ -190,7 +190,7 @@ impl Dialogue<'_> {
         if let Some(maker) = &self.child.maker {
             maker.wait();
         }
-        self.wire.release()
+        if self.report.page().let_go() { self.wire.release() } else { Ok(()) }
     }
 
     /// Serves the child until it has executed its payload.

@@ -202,7 +202,7 @@ pub enum Op {
     LookupFailed { name: Str },
     /// Tells the parent and waits for it
     Gate { gate: Gate, wire: Slot, wait: Slot },
-    /// read(2): the parent knows us and has carried out its section of limits, both beside what we did; nothing is executed that
+    /// A look at the page, else read(2): the parent knows us and has carried out its section of limits, both beside what we did; nothing is executed that
     /// it could not have hold of
     AwaitParent { wait: Slot },
     /// seccomp(2) SECCOMP_SET_MODE_FILTER
