@@ -139,6 +139,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_comes_second_knows_of_the_first() {
+        let early = Page::default();
+        assert!(!early.let_go(), "nobody waits: nothing is to be said on the wire");
+        assert!(early.may_go());
+        let late = Page::default();
+        assert!(!late.may_go());
+        assert!(late.let_go(), "it waits on the wire");
+    }
+
+    /// Nobody waits for a word that is not said, whoever is first.
+    #[test]
+    fn one_of_two_at_once_is_first() {
+        for _ in 0..2000 {
+            let (page, gate) = (Page::default(), std::sync::Barrier::new(2));
+            let (goes, said) = std::thread::scope(|scope| {
+                let child = scope.spawn(|| {
+                    gate.wait();
+                    page.may_go()
+                });
+                gate.wait();
+                let said = page.let_go();
+                (child.join().unwrap(), said)
+            });
+            assert_ne!(goes, said);
+        }
+    }
+
+    #[test]
     fn what_is_said_through_a_file_is_read_from_it() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(Report::LENGTH as u64).unwrap();
