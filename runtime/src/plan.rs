@@ -25,7 +25,7 @@ pub mod rootfs;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
-pub use op::{Dir, Gate, Op};
+pub use op::{Dir, Foreign, Gate, Op};
 
 use crate::error::{Error, Kind, Result};
 
@@ -233,6 +233,10 @@ impl Builder {
     /// What follows belongs to `section`.
     pub fn section(&mut self, section: Section) {
         self.section = section;
+    }
+
+    fn is_in(&self, section: Section) -> bool {
+        self.section == section
     }
 
     /// Steps out of the current section for a few operations that no line of config.json asked for.

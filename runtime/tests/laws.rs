@@ -97,6 +97,7 @@ fn of_the_spec(plan: &Plan, host: &Host, spec: &Spec) -> Option<String> {
             Op::OpenTree { dir: Dir::Cwd, path, .. } | Op::OpenTreeAttr { dir: Dir::Cwd, path, .. } => {
                 plan.text(path) == source && plan.text(s.from).starts_with("/mounts")
             }
+            Op::OpenTreeOf { path, .. } => plan.text(path) == source && plan.text(s.from).starts_with("/mounts"),
             _ => false,
         })
     };

@@ -1,14 +1,16 @@
 //! Operations that only the parent carries out, in its own sections: here std and allocation are allowed.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use super::call::Outcome;
+use super::call::{self, Outcome, Text};
 use super::image::Image;
-use crate::plan::{Bytes, Slot, Str};
-use crate::sys;
+use crate::plan::{Bytes, Foreign, Slot, Str};
+use crate::sys::{self, Parked};
 
 /// Borrows a descriptor of the table.
 fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>, i32> {
@@ -104,7 +106,7 @@ fn copy_entry(from: &OwnedFd, into: BorrowedFd<'_>, name: &std::ffi::CStr, depth
 /// A user namespace with these maps, for mount_setattr(2) MOUNT_ATTR_IDMAP. It lives on through its descriptor; the process
 /// that made it is ended at once, and ends with us if we are killed.
 pub fn map_namespace(image: &mut Image<'_>, uids: Bytes, gids: Bytes, into: Slot) -> Outcome {
-    let parked = sys::park_in_user_namespace().map_err(number)?;
+    let parked = sys::park_in_user_namespace(UnshareFlags::empty()).map_err(number)?;
     let write = |file: &str, bytes| {
         std::fs::write(format!("/proc/{}/{file}", parked.pid), image.bytes(bytes))
             .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))
@@ -113,10 +115,46 @@ pub fn map_namespace(image: &mut Image<'_>, uids: Bytes, gids: Bytes, into: Slot
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         rustix::fs::open(format!("/proc/{}/ns/user", parked.pid), flags, Mode::empty()).map_err(number)
     });
+    end(parked);
+    image.put(into, opened?.into_raw_fd() as usize);
+    Ok(0)
+}
+
+fn end(parked: Parked) {
     drop(parked.leash);
     let id = rustix::process::WaitId::PidFd(parked.pidfd.as_fd());
     // ECHILD: somebody else has swept it up, which is as good.
     let _reaped = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED);
-    image.put(into, opened?.into_raw_fd() as usize);
+}
+
+/// Makes a mount namespace that is a copy of ours and belongs to a user namespace that nobody is in.
+pub fn foreign_mounts(image: &mut Image<'_>, into: Foreign) -> Outcome {
+    let parked = sys::park_in_user_namespace(UnshareFlags::NEWNS).map_err(number)?;
+    let open = |name: &str, flags: OFlags| {
+        rustix::fs::open(format!("/proc/{}/{name}", parked.pid), flags | OFlags::CLOEXEC, Mode::empty()).map_err(number)
+    };
+    let namespace = open("ns/mnt", OFlags::RDONLY);
+    let root = open("root", OFlags::PATH | OFlags::DIRECTORY);
+    end(parked);
+    let (namespace, root) = (namespace?, root?);
+    image.put(into.namespace, namespace.into_raw_fd() as usize);
+    image.put(into.root, root.into_raw_fd() as usize);
+    Ok(0)
+}
+
+/// open_tree(2) on a thread that has gone into another mount namespace: none of us may stay there.
+pub fn open_tree_of(image: &mut Image<'_>, foreign: Foreign, path: Str, flags: u32, into: Slot) -> Outcome {
+    let (namespace, root) = (borrow(image.fd(foreign.namespace))?, borrow(image.fd(foreign.root))?);
+    let path = CString::new(image.plan.text(path)).map_err(|_| libc::EINVAL)?;
+    let work = move || {
+        // A thread that shares its root with others may not change its mount namespace.
+        call::unshare(libc::CLONE_FS as u64)?;
+        rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::Mount)).map_err(number)?;
+        rustix::process::fchdir(root).and_then(|()| rustix::process::chroot(".")).map_err(number)?;
+        call::open_tree(libc::AT_FDCWD, Text(path.as_ptr().cast()), flags)
+    };
+    let thread = std::thread::Builder::new().spawn(work).map_err(|e| e.raw_os_error().unwrap_or(libc::EAGAIN))?;
+    let fd = thread.join().map_err(|_| libc::EIO)??;
+    image.put(into, fd);
     Ok(0)
 }

@@ -101,6 +101,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
             image.put(into, fd);
             Ok(0)
         }
+        Op::OpenTreeOf { foreign, path, flags, into } => outside::open_tree_of(image, foreign, path, flags, into),
         Op::Fsopen { kind, into } => {
             const FSOPEN_CLOEXEC: u32 = 1;
             let fd = call::fsopen(image.text(kind), FSOPEN_CLOEXEC)?;
@@ -149,6 +150,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
         Op::Fchdir { slot } => call::fchdir(image.fd(slot)),
         Op::Chroot { path } => call::chroot(image.text(path)),
         Op::CopyUp { root, from, into } => outside::copy_up(image, root, from, into),
+        Op::ForeignMounts { into } => outside::foreign_mounts(image, into),
         Op::MapNamespace { uids, gids, into } => outside::map_namespace(image, uids, gids, into),
 
         Op::Unshare { flags } => call::unshare(flags),

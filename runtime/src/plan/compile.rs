@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::namespaces::{Wanted, flag};
 use super::rootfs::{Root, resolve};
-use super::{Builder, Dir, Gate, Given, Op, Plan, Section, Slot};
+use super::{Builder, Dir, Foreign, Gate, Given, Op, Plan, Section, Slot};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::seccomp;
@@ -138,6 +138,7 @@ pub struct Compiler<'a> {
     pub(super) cwd: Option<Slot>,
     proc: Option<Slot>,
     null: Option<Slot>,
+    foreign: Option<Foreign>,
     process_dir: Option<Slot>,
 }
 
@@ -167,6 +168,7 @@ pub fn init(request: &Init<'_>) -> Result<Plan> {
     c.cgroup_namespace();
     c.attach_rootfs();
     c.mounts()?;
+    c.leave_foreign_mounts();
     c.devices();
     c.outside_hooks();
     c.create_container_hooks();
@@ -251,6 +253,7 @@ impl<'a> Compiler<'a> {
             cwd: None,
             proc: None,
             null: None,
+            foreign: None,
             process_dir: None,
         }
     }
@@ -385,6 +388,27 @@ impl<'a> Compiler<'a> {
         self.b.leave(section, from);
         self.null = Some(slot);
         slot
+    }
+
+    /// The host's mounts in a namespace that copies of them are made in for a user namespace.
+    pub(super) fn foreign_mounts(&mut self) -> Foreign {
+        if let Some(foreign) = self.foreign {
+            return foreign;
+        }
+        let into = Foreign { namespace: self.b.slot("locked mounts"), root: self.b.slot("root of the locked mounts") };
+        let (section, from) = self.b.enter(Section::Prepare);
+        self.b.op(Op::ForeignMounts { into });
+        self.b.leave(section, from);
+        *self.foreign.insert(into)
+    }
+
+    /// All copies are made. The child must not have what leads to the host.
+    fn leave_foreign_mounts(&mut self) {
+        let Some(Foreign { namespace, root }) = self.foreign else { return };
+        let (section, from) = self.b.enter(Section::Prepare);
+        self.b.op(Op::Close { slot: namespace });
+        self.b.op(Op::Close { slot: root });
+        self.b.leave(section, from);
     }
 
     fn trusted(&mut self, path: &str, flags: i32, into: Slot) {

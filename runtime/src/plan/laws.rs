@@ -7,15 +7,28 @@ mod thread;
 pub use flow::slots;
 
 use flow::{filled_before_use, forward};
-use root::{attached, opens, paths, root, watched};
+use root::{attached, locked, opens, paths, root, watched};
 use thread::by_thread;
 
 use super::{Gate, Op, Plan, Section};
 
 /// The first law that a plan breaks, in words.
 pub fn broken(plan: &Plan) -> Option<String> {
-    let laws =
-        [forward, filled_before_use, places, by_thread, order, tail, root, gates, paths, opens, watched, attached];
+    let laws = [
+        forward,
+        filled_before_use,
+        places,
+        by_thread,
+        order,
+        tail,
+        root,
+        gates,
+        paths,
+        opens,
+        locked,
+        watched,
+        attached,
+    ];
     laws.iter().find_map(|law| law(plan))
 }
 
@@ -25,7 +38,14 @@ const SECTIONS: [Section; 4] = [Section::Prepare, Section::Child, Section::Maps,
 fn places(plan: &Plan) -> Option<String> {
     for section in SECTIONS {
         for (i, step) in plan.section(section).iter().enumerate() {
-            let parent = matches!(step.op, Op::CopyUp { .. } | Op::MapNamespace { .. } | Op::ChildrenPid { .. });
+            let parent = matches!(
+                step.op,
+                Op::CopyUp { .. }
+                    | Op::MapNamespace { .. }
+                    | Op::ForeignMounts { .. }
+                    | Op::OpenTreeOf { .. }
+                    | Op::ChildrenPid { .. }
+            );
             let child = matches!(
                 step.op,
                 Op::Exec { .. }
@@ -166,7 +186,7 @@ fn tail(plan: &Plan) -> Option<String> {
     }
     // What is open of ours may be more than RLIMIT_NOFILE allows.
     let limit = all(plan, |o| matches!(o, Op::Rlimit { resource: 7, .. }));
-    let opened = all(plan, |o| matches!(o, Op::Home { .. }) || slots(o).1.is_some());
+    let opened = all(plan, |o| matches!(o, Op::Home { .. }) || !slots(o).1.is_empty());
     let listener = |i: &usize| matches!(plan.child[*i].op, Op::Seccomp { .. });
     if limit.first().is_some_and(|l| opened.iter().any(|o| o > l && !listener(o))) {
         return Some("nothing is opened under the payload's limits".into());

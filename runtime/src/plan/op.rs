@@ -15,6 +15,15 @@ pub enum Dir {
     At(Slot),
 }
 
+/// A mount namespace and its root directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// The namespace.
+    pub namespace: Slot,
+    /// What our root directory is there: it need not be the namespace's.
+    pub root: Slot,
+}
+
 /// A point where the child waits for the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
@@ -79,6 +88,8 @@ pub enum Op {
     OpenTree { dir: Dir, path: Str, flags: u32, into: Slot },
     /// open_tree_attr(2): open_tree(2) and mount_setattr(2) in one, over the whole tree if `flags` take the whole tree
     OpenTreeAttr { dir: Dir, path: Str, flags: u32, set: u64, clear: u64, propagation: u64, into: Slot },
+    /// The same by a name of the host, in the mount namespace that [`Op::ForeignMounts`] has made; parent only
+    OpenTreeOf { foreign: Foreign, path: Str, flags: u32, into: Slot },
     /// fsopen(2)
     Fsopen { kind: Str, into: Slot },
     /// fsconfig(2) FSCONFIG_SET_STRING
@@ -117,6 +128,8 @@ pub enum Op {
     CopyUp { root: Slot, from: Str, into: Slot },
     /// A user namespace that exists only to carry these id maps; parent only (idmapped mounts)
     MapNamespace { uids: Bytes, gids: Bytes, into: Slot },
+    /// clone3(2): a mount namespace that is a copy of ours and belongs to a user namespace of its own; parent only
+    ForeignMounts { into: Foreign },
 
     // ---- namespaces
     /// unshare(2)

@@ -162,7 +162,7 @@ pub fn call(op: &Op) -> &'static str {
         Op::CheckNode { .. } | Op::CheckForeign { .. } => "fstat",
         Op::Dup { .. } => "dup3",
         Op::Inherit { .. } => "fcntl",
-        Op::OpenTree { .. } => "open_tree",
+        Op::OpenTree { .. } | Op::OpenTreeOf { .. } => "open_tree",
         Op::OpenTreeAttr { .. } => "open_tree_attr",
         Op::Fsopen { .. } => "fsopen",
         Op::FsString { .. } | Op::FsFlag { .. } | Op::FsModeOf { .. } | Op::FsCreate { .. } => "fsconfig",
@@ -176,7 +176,7 @@ pub fn call(op: &Op) -> &'static str {
         Op::Fchdir { .. } => "fchdir",
         Op::Chroot { .. } => "chroot",
         Op::CopyUp { .. } => "copy",
-        Op::MapNamespace { .. } => "clone3",
+        Op::MapNamespace { .. } | Op::ForeignMounts { .. } => "clone3",
         Op::Unshare { .. } => "unshare",
         Op::Setns { .. } | Op::SetnsAgain { .. } | Op::ChildrenPid { .. } => "setns",
         Op::Respawn { .. } | Op::Fork { .. } => "clone3",
@@ -225,6 +225,7 @@ impl Plan {
             Op::Open { dir, path, .. } | Op::OpenTree { dir, path, .. } | Op::OpenTreeAttr { dir, path, .. } => {
                 self.place(dir, path)
             }
+            Op::OpenTreeOf { path, .. } => self.place(Dir::Cwd, path),
             Op::Mkdir { dir, name, .. }
             | Op::Mknod { dir, name, .. }
             | Op::Symlink { dir, name, .. }

@@ -100,13 +100,22 @@ impl Compiler<'_> {
 
     /// A detached copy of a mount, or of the whole tree if `flags` say so, with these attributes on all that is copied.
     /// Nothing is changed on kernels before 5.12.
+    ///
+    /// A container in a user namespace of its own may not undo what the host's mounts are (read-only, nosuid, …) nor take away
+    /// what covers others. The kernel sees to that by locks on every mount that is copied into a mount namespace of another user
+    /// namespace (mount_namespaces(7), "Restrictions on mount namespaces"), so the copy is made of such a one.
     pub(super) fn open_tree(&mut self, dir: Dir, path: super::Str, flags: u32, wanted: Attributes, into: Slot) {
         let Attributes { set, clear, propagation } = wanted;
         let changes = self.host.mount_setattr && wanted != Attributes::default();
-        if changes && self.host.open_tree_attr {
+        let host = dir == Dir::Cwd && self.b.is_in(Section::Prepare);
+        if host && self.wanted.user() {
+            let foreign = self.foreign_mounts();
+            self.b.op(Op::OpenTreeOf { foreign, path, flags, into });
+        } else if changes && self.host.open_tree_attr {
             return self.b.op(Op::OpenTreeAttr { dir, path, flags, set, clear, propagation, into });
+        } else {
+            self.b.op(Op::OpenTree { dir, path, flags, into });
         }
-        self.b.op(Op::OpenTree { dir, path, flags, into });
         if changes {
             let recursive = flags & RECURSIVE != 0;
             self.b.op(Op::SetAttr { mount: into, set, clear, propagation, idmap: None, recursive });

@@ -5,6 +5,8 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use rustix::thread::UnshareFlags;
+
 /// `struct mount_attr` of mount_setattr(2).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,7 +124,7 @@ pub fn loop_configure(device: BorrowedFd<'_>, file: BorrowedFd<'_>, flags: u32, 
 
 const _: () = assert!(size_of::<LoopConfig>() == 304);
 
-/// A process that exists for nothing but its new user namespace, whose maps are still to be written.
+/// A process that exists for nothing but its new namespaces; the maps of its user namespace are still to be written.
 pub struct Parked {
     /// Its number, for /proc/PID/uid_map.
     pub pid: u32,
@@ -132,12 +134,14 @@ pub struct Parked {
     pub leash: OwnedFd,
 }
 
-/// `long clone3(struct clone_args *args, size_t size)`, clone(2), with CLONE_NEWUSER: makes a [`Parked`] process.
-pub fn park_in_user_namespace() -> rustix::io::Result<Parked> {
+/// `long clone3(struct clone_args *args, size_t size)`, clone(2), with CLONE_NEWUSER and `others`: makes a [`Parked`] process.
+///
+/// `others` are further namespaces.
+pub fn park_in_user_namespace(others: UnshareFlags) -> rustix::io::Result<Parked> {
     let (read, leash) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let mut pidfd: libc::c_int = -1;
     let arguments = libc::clone_args {
-        flags: (libc::CLONE_NEWUSER | libc::CLONE_PIDFD) as u64,
+        flags: (libc::CLONE_NEWUSER | libc::CLONE_PIDFD) as u64 | u64::from(others.bits()),
         pidfd: std::ptr::from_mut(&mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,

@@ -1,6 +1,6 @@
 //! Broken plans: a checker that notices nothing would let every plan pass.
 
-use runtime::plan::{Edge, Gate, Op, Plan, Section, Slot, Step, laws};
+use runtime::plan::{Dir, Edge, Gate, Op, Plan, Section, Slot, Step, laws};
 
 use super::{Odd, PLAIN, exec, hosts, init, spec};
 
@@ -97,6 +97,16 @@ fn what_must_be_there_is_missed() {
     noticed(&Plan { maps: Box::default(), ..user.clone() }, "gets its maps");
     noticed(&Plan { clone_flags: 0, ..user.clone() }, "gets its maps");
     noticed(&Plan { maps: user.maps.clone(), ..plain.clone() }, "");
+    let closes = user.prepare.iter().position(|s| matches!(s.op, Op::Close { .. })).unwrap();
+    noticed(&without(&user, Section::Prepare, closes), "the child has the host's mounts");
+    noticed(&without(&user, Section::Prepare, closes + 1), "the child has the host's mounts");
+    let mut unlocked = user.clone();
+    for step in &mut unlocked.prepare {
+        if let Op::OpenTreeOf { path, flags, into, .. } = step.op {
+            step.op = Op::OpenTree { dir: Dir::Cwd, path, flags, into };
+        }
+    }
+    noticed(&unlocked, "no locks");
     let looked = |plan: &Plan| plan.prepare.iter().position(|s| matches!(s.op, Op::CheckFs { .. })).unwrap();
     noticed(&without(&plain, Section::Prepare, looked(&plain)), "is not looked at");
 }

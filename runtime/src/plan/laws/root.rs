@@ -86,6 +86,7 @@ pub(super) fn opens(plan: &Plan) -> Option<String> {
                 Op::Open { dir, path, flags, .. }
                 | Op::OpenTree { dir, path, flags, .. }
                 | Op::OpenTreeAttr { dir, path, flags, .. } => (dir, plan.text(path), flags),
+                Op::OpenTreeOf { path, flags, .. } => (Dir::Cwd, plan.text(path), flags),
                 _ => continue,
             };
             if !has(flags, libc::O_CLOEXEC) {
@@ -145,7 +146,7 @@ fn is_entered(plan: &Plan, i: usize, name: &str) -> bool {
     let before = &plan.child[..i];
     let Some(at) = before.iter().rposition(|s| matches!(s.op, Op::Fchdir { .. })) else { return false };
     let Op::Fchdir { slot } = before[at].op else { return false };
-    let fills = |s: &&Step| super::flow::slots(&s.op).1 == Some(slot);
+    let fills = |s: &&Step| super::flow::slots(&s.op).1.contains(&slot);
     if name == "." {
         let opened = before[..at].iter().rfind(fills);
         let in_root = opened.is_some_and(|s| match s.op {
@@ -220,6 +221,29 @@ pub(super) fn paths(plan: &Plan) -> Option<String> {
     None
 }
 
+/// What a user namespace is given of the host's mounts has their locks, and nothing leads to the host's tree when there is a child.
+pub(super) fn locked(plan: &Plan) -> Option<String> {
+    let user = libc::CLONE_NEWUSER as u64;
+    let joins = |s: &Step| matches!(s.op, Op::Setns { flags, .. } | Op::Unshare { flags } if flags & user != 0);
+    let foreign = plan.clone_flags & user != 0 || plan.child.iter().any(joins);
+    for (i, step) in plan.prepare.iter().enumerate() {
+        match step.op {
+            Op::OpenTree { flags, .. } | Op::OpenTreeAttr { flags, .. } if foreign && flags & 1 != 0 => {
+                return Some(format!("prepare {i}: the copy has no locks"));
+            }
+            Op::ForeignMounts { into } => {
+                let closed =
+                    |slot| plan.prepare.iter().skip(i).any(|s| matches!(s.op, Op::Close { slot: s } if s == slot));
+                if !closed(into.namespace) || !closed(into.root) {
+                    return Some(format!("prepare {i}: the child has the host's mounts"));
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
 /// What is mounted is made before it is attached, and attached.
 pub(super) fn attached(plan: &Plan) -> Option<String> {
     for section in SECTIONS {
@@ -233,7 +257,13 @@ pub(super) fn attached(plan: &Plan) -> Option<String> {
                     }
                     into
                 }
-                Op::OpenTree { flags, into, .. } | Op::OpenTreeAttr { flags, into, .. } if flags & 1 != 0 => into,
+                Op::OpenTree { flags, into, .. }
+                | Op::OpenTreeAttr { flags, into, .. }
+                | Op::OpenTreeOf { flags, into, .. }
+                    if flags & 1 != 0 =>
+                {
+                    into
+                }
                 _ => continue,
             };
             let moved =
