@@ -469,6 +469,34 @@ fn stdin_through_and_back() {
     });
 }
 
+/// As long as nobody has a terminal open its master says EIO, and that is not yet its end.
+#[test]
+fn a_process_may_close_its_terminal_and_open_it_again() {
+    on_loop(async {
+        let Some(bed) = Bed::new("tty").await else { return };
+        let id = bed.id("a");
+        let again = "echo one; exec </dev/null >/dev/null 2>&1; sleep 0.5; echo two >/dev/console && sleep 0.5; \
+                     echo three >/dev/console; exec sleep 1.5";
+        let mut request = bed.request(&id, again, |spec| spec["process"]["terminal"] = json!(true));
+        let (out, output) = bed.fifo("out");
+        (request.stdout, request.terminal) = (out, true);
+        bed.task.create(limit(), &request).await.unwrap();
+        bed.start(&id, "").await.unwrap();
+
+        let mut request = bed.exec_request(&id, "e", "echo hi; exec sleep 0.5 </dev/null >/dev/null 2>&1");
+        let (out, said) = bed.fifo("e.out");
+        (request.stdout, request.terminal) = (out, true);
+        bed.task.exec(limit(), &request).await.unwrap();
+        bed.start(&id, "e").await.unwrap();
+        assert_eq!(bed.wait(&id, "e").await.unwrap(), 0, "it was hung up");
+        assert_eq!(said.join().unwrap(), b"hi\r\n");
+
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 0);
+        assert_eq!(String::from_utf8(output.join().unwrap()).unwrap(), "one\r\ntwo\r\nthree\r\n");
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
 #[test]
 fn delete_does_not_wait_for_ever_for_somebody_in_the_rootfs() {
     on_loop(async {
