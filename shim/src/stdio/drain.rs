@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::io::ioctl_fionread;
 use rustix::pipe::fcntl_setpipe_size;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::fifo::has_reader;
@@ -41,6 +42,8 @@ pub struct Drain {
     pub(super) fifos: Vec<ToClient>,
     /// The process's terminal, which as long as it is held is not taken for hung up.
     pub(super) slave: Option<OwnedFd>,
+    /// What a client types into it.
+    pub(super) typing: Option<AbortHandle>,
 }
 
 /// An output on its way to a client.
@@ -56,6 +59,10 @@ impl Drain {
     /// Waits until the logger or the client has read what the process wrote. Then a logger's pipes have no writer of ours any more.
     pub async fn dry(mut self) {
         drop(self.slave.take());
+        if let Some(typing) = self.typing.take() {
+            // A terminal that is hung up polls as writable for ever, and takes no more than it holds.
+            typing.abort();
+        }
         if let Some(copied) = self.copied.take() {
             let _ = timeout(STALL, copied).await;
         }

@@ -189,7 +189,8 @@ impl Streams {
     /// What the announcement of the process's exit has to wait for. To be held until then: without it a logger sees the
     /// end of a process that has closed its outputs before it ends.
     pub fn take_drain(&mut self) -> Drain {
-        std::mem::take(&mut self.drain)
+        let typing = self.stdin.as_ref().filter(|_| self.console.strong_count() > 0);
+        Drain { typing: typing.map(JoinHandle::abort_handle), ..std::mem::take(&mut self.drain) }
     }
 
     /// CloseIO: our own writer of the stdin fifo goes. The process sees the end of file when the client's has gone too.
