@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::ttrpc::{Code, context};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use bed::{Bed, code, is_mounted, limit, raw, reader, until, writer};
@@ -391,6 +392,40 @@ fn orphans_in_a_shared_pid_namespace_die_with_init_and_are_reaped() {
             list.split_whitespace().count()
         };
         until(|| children() == 0, || "zombies or orphans stay".into()).await;
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
+/// A logger that does not read holds the announcement and nothing else.
+#[test]
+fn init_is_dead_before_its_output_is_read() {
+    on_loop(async {
+        let Some(bed) = Bed::new("unread").await else { return };
+        let id = bed.id("a");
+        let mut request = bed.request(&id, "sleep 1000 & echo words; exec sleep 100", |spec| {
+            spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "uts" }]);
+        });
+        let read = bed.path("read");
+        let logger = format!("exec 5>&-; until test -e {}; do sleep 0.05; done; cat <&3", read.display());
+        request.stdout = format!("binary:///bin/sh?-c={}", logger.replace(' ', "%20").replace('&', "%26"));
+        bed.task.create(limit(), &request).await.unwrap();
+        bed.start(&id, "").await.unwrap();
+        bed.task.exec(limit(), &bed.exec_request(&id, "e", "exec sleep 100")).await.unwrap();
+        // Long enough for its words.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Not by the shim, which would see to the others at once.
+        let init = Pid::from_raw(bed.state(&id, "").await.unwrap().pid.cast_signed()).unwrap();
+        kill_process(init, Signal::KILL).unwrap();
+        let children = || {
+            let list = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", bed.shim)).unwrap();
+            list.split_whitespace().count()
+        };
+        until(|| children() == 1, || "more than the logger is left".into()).await;
+        assert_eq!(code(bed.start(&id, "e").await.unwrap_err()).0, Code::FAILED_PRECONDITION);
+        assert_eq!(bed.state(&id, "").await.unwrap().status.value(), 2);
+        assert!(!bed.heard().contains(&"exit a 137".to_owned()), "nobody has read its words");
+        std::fs::write(read, "").unwrap();
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 137);
         bed.delete(&id, "").await.unwrap();
     });
 }
