@@ -254,7 +254,9 @@ impl Lifecycle {
             (Input::ExecStarted(id), seen!()) => {
                 self.execs.insert(id.clone(), Exec::Running);
                 let mut effects = vec![Effect::Publish(Event::ExecStarted(id.clone()))];
-                if self.doomed_execs.contains(&id) {
+                // It may have come too late to be killed with the others.
+                let left_over = self.shares_pids && (self.killing || matches!(self.state, Dying | Stopping));
+                if left_over || self.doomed_execs.contains(&id) {
                     effects.push(Effect::Signal(Some(id), SIGKILL));
                 }
                 Ok(effects)

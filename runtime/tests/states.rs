@@ -471,3 +471,28 @@ fn init_is_dead_before_its_output_is_read() {
     assert_eq!(life.status(&None), Some(Status::Created));
     assert_eq!(announced(&mut life), [Effect::Run(Job::Delete)]);
 }
+
+/// In a shared pid namespace nobody else would kill it, and init's exit waits for its.
+#[test]
+fn an_exec_that_is_born_after_the_others_were_killed_is_killed() {
+    let e = || "e".to_owned();
+    let kill = || Input::Kill { who: None, signal: 9 };
+    let born = |shares_pids, inputs: &[Input]| {
+        let mut life = Lifecycle::new("c1");
+        life.step(Input::CreateDone { shares_pids }).unwrap();
+        for input in [Input::Exec(e()), Input::StartExec(e())].iter().chain(inputs) {
+            life.step(input.clone()).unwrap();
+        }
+        life.step(Input::ExecStarted(e())).unwrap()
+    };
+    let started = || Effect::Publish(Event::ExecStarted(e()));
+    let killed = [started(), Effect::Signal(Some(e()), 9)];
+    let run = [Input::Start, Input::StartDone];
+    assert_eq!(born(true, &[&run[..], &[Input::Exited(exit(0)), Input::KillAllDone]].concat()), killed);
+    assert_eq!(born(true, &[Input::Delete, Input::KillAllDone]), killed);
+    // While that is under way nobody knows whether it was seen.
+    assert_eq!(born(true, &[&run[..], &[kill()]].concat()), killed);
+    // The kernel kills it, or there will be another look for it when init ends.
+    assert_eq!(born(false, &[&run[..], &[Input::Exited(exit(0))]].concat()), [started()]);
+    assert_eq!(born(true, &[&run[..], &[kill(), Input::KillAllDone]].concat()), [started()]);
+}
