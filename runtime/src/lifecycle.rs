@@ -2,8 +2,8 @@
 //!
 //! Pure: it knows no fd, clock, message or thread. It *names* what is to be done; whoever owns the container does it, in
 //! the order given. The order rules of events (containerd's docs/runtime-v2.md) hold because every event is born here:
-//! an exit that arrives while Start is under way is held until the start is announced, init's exit waits for the execs
-//! and for the killing of what outlived it, an OOM is never announced after the exit.
+//! an exit that arrives while Start is under way is held until the start is announced, init's exit waits for the execs,
+//! for the killing of what outlived it and for who reads its output, an OOM is never announced after the exit.
 #![forbid(unsafe_code)]
 
 mod refusal;
@@ -39,15 +39,19 @@ const SIGKILL: i32 = 9;
 pub struct Lifecycle {
     id: String,
     state: State,
-    /// Delete came while Create was under way.
+    /// Delete came while Create was under way, or before the exit of an init that never ran was announced.
     doomed: bool,
     shares_pids: bool,
+    /// Its program runs, or ran.
+    started: bool,
     /// SIGKILL came while the group was being frozen or thawed.
     thaw_due: bool,
     /// A kill of the whole group is under way and init's exit waits for it.
     killing: bool,
     /// Init's exit: held back in Starting, Pausing, Resuming and Stopping, known to all from Stopped on.
     exit: Option<Exit>,
+    /// Init's last words are read.
+    drained: bool,
     execs: BTreeMap<String, Exec>,
     /// Delete came while they were being started.
     doomed_execs: BTreeSet<String>,
@@ -61,9 +65,11 @@ impl Lifecycle {
             state: State::Creating,
             doomed: false,
             shares_pids: false,
+            started: false,
             thaw_due: false,
             killing: false,
             exit: None,
+            drained: false,
             execs: BTreeMap::new(),
             doomed_execs: BTreeSet::new(),
         }
@@ -79,6 +85,7 @@ impl Lifecycle {
         let container = match self.state {
             State::Creating => return None,
             State::Created | State::Dying | State::Starting => Status::Created,
+            State::Stopping if !self.started => Status::Created,
             State::Running | State::Stopping => Status::Running,
             State::Pausing => Status::Pausing,
             State::Paused | State::Resuming => Status::Paused,
@@ -120,7 +127,7 @@ impl Lifecycle {
 
             (Input::Start, Created) => self.go(Starting, Job::Start),
             (Input::StartDone, Starting) => {
-                self.state = Running;
+                (self.state, self.started) = (Running, true);
                 Ok(self.then_what_was_held(vec![Effect::Publish(Event::Start)]))
             }
             // Init has died of it; its exit follows, or is held here already.
@@ -148,6 +155,10 @@ impl Lifecycle {
                 self.exit = Some(exit);
                 Ok(Vec::new())
             }
+            (Input::Drained, unannounced!()) => {
+                self.drained = true;
+                Ok(self.announce_if_last())
+            }
             (Input::KillAllDone, unannounced!()) => {
                 self.killing = false;
                 Ok(self.announce_if_last())
@@ -162,6 +173,11 @@ impl Lifecycle {
             (Input::Delete, Created) => {
                 self.state = Dying;
                 Ok(self.kill_init())
+            }
+            // Its start has failed, say, and no client waits for the exit of what never ran.
+            (Input::Delete, Stopping) if !self.started => {
+                self.doomed = true;
+                Ok(Vec::new())
             }
             (Input::Delete, Stopped) => self.go(Deleting, Job::Delete),
             // A second Delete joins the first (an unmount may hang for longer than the first caller waits).
@@ -185,6 +201,7 @@ impl Lifecycle {
                 self.execs.insert(id.clone(), Exec::Added);
                 Ok(vec![Effect::Publish(Event::ExecAdded(id))])
             }
+            (Input::StartExec(_), seen!()) if self.exit.is_some() => Err(Refusal::init_not_running(&self.id)),
             (Input::StartExec(id), Created | Starting | Running) => match self.exec(&id)? {
                 exec @ (Exec::Added | Exec::Failed) => {
                     *exec = Exec::Starting;
@@ -194,7 +211,6 @@ impl Lifecycle {
                 Exec::Stopped(_) => Err(Verb::Start.refusal("stopped")),
                 Exec::Deleting(_) => Err(Verb::Start.refusal("deleted")),
             },
-            (Input::StartExec(_), Stopping | Stopped | Deleting) => Err(Refusal::init_not_running(&self.id)),
 
             (Input::Kill { who: None, signal }, Created | Starting | Running) => Ok(self.signal_init(signal)),
             // It may have come too late for a v1 group, and thaw and freeze would get in each other's way.
@@ -238,7 +254,9 @@ impl Lifecycle {
             (Input::ExecStarted(id), seen!()) => {
                 self.execs.insert(id.clone(), Exec::Running);
                 let mut effects = vec![Effect::Publish(Event::ExecStarted(id.clone()))];
-                if self.doomed_execs.contains(&id) {
+                // It may have come too late to be killed with the others.
+                let left_over = self.shares_pids && (self.killing || matches!(self.state, Dying | Stopping));
+                if left_over || self.doomed_execs.contains(&id) {
                     effects.push(Effect::Signal(Some(id), SIGKILL));
                 }
                 Ok(effects)
@@ -337,10 +355,11 @@ impl Lifecycle {
         effects
     }
 
-    /// Announces init's exit if nothing of the container is left that must come before it.
+    /// Announces init's exit if nothing of the container is left that must come before it, and its output was read.
     fn announce_if_last(&mut self) -> Vec<Effect> {
         let busy = self.execs.values().any(|e| matches!(e, Exec::Starting | Exec::Running));
-        let (State::Stopping, Some(exit), false, false) = (self.state, self.exit, self.killing, busy) else {
+        let held = self.killing || busy || !self.drained;
+        let (State::Stopping, Some(exit), false) = (self.state, self.exit, held) else {
             return Vec::new();
         };
         self.state = State::Stopped;

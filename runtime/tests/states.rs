@@ -16,6 +16,7 @@ struct World {
     shares_pids: bool,
     jobs: Vec<Job>,
     init_alive: bool,
+    drained: bool,
     execs_alive: BTreeSet<String>,
     released: BTreeMap<Option<String>, Option<Exit>>,
     kill_alls: usize,
@@ -35,6 +36,7 @@ impl World {
             shares_pids,
             jobs: Vec::new(),
             init_alive: false,
+            drained: false,
             execs_alive: BTreeSet::new(),
             released: BTreeMap::new(),
             kill_alls: 0,
@@ -62,6 +64,7 @@ impl World {
                 if job == Job::KillAll {
                     self.kill_alls += 1;
                 }
+                assert!(!matches!(job, Job::StartExec(_)) || self.init_alive, "{job:?} beside a dead init");
                 self.jobs.push(job);
             }
             Effect::Publish(event) => {
@@ -69,6 +72,7 @@ impl World {
                     let status = self.life.status(who).unwrap();
                     let frozen = matches!(self.life.status(&None), Some(Status::Paused | Status::Pausing));
                     assert!(status == Status::Stopped || (who.is_some() && frozen), "{event:?} before State shows it");
+                    assert!(who.is_some() || self.drained, "{event:?} before its output was read");
                     assert_eq!(self.released.get(who), Some(&Some(*how)), "{event:?} before the waiters were answered");
                 }
                 self.outbox.push_back(event);
@@ -121,6 +125,7 @@ impl World {
             7 => self.feed(Input::Update),
             8 if which > 100 => self.feed(Input::Delete),
             9 if which > 200 => self.init_exits(),
+            9 => self.drains(),
             10 => self.feed(Input::Oom),
             11 => self.exec_exits(usize::from(which)),
             12 | 13 if ok => {
@@ -139,6 +144,14 @@ impl World {
         }
     }
 
+    /// Init's output is read to its end.
+    fn drains(&mut self) {
+        let reaped = self.life.status(&None).is_some() && !self.init_alive;
+        if reaped && !std::mem::replace(&mut self.drained, true) {
+            self.feed(Input::Drained);
+        }
+    }
+
     fn exec_exits(&mut self, index: usize) {
         let alive: Vec<_> = self.execs_alive.iter().cloned().collect();
         if let Some(id) = alive.get(index % alive.len().max(1)) {
@@ -151,6 +164,7 @@ impl World {
     fn end(&mut self) {
         for _ in 0..100 {
             self.init_exits();
+            self.drains();
             while !self.execs_alive.is_empty() {
                 self.exec_exits(0);
             }
@@ -242,8 +256,10 @@ fn in_state(name: &str) -> Lifecycle {
         "created" => &[],
         "running" => &[Input::Start, Input::StartDone],
         "paused" => &[Input::Start, Input::StartDone, Input::Pause, Input::PauseDone { ok: true }],
-        "stopped" => &[Input::Start, Input::StartDone, Input::Exited(exit(0))],
-        "deleted" => &[Input::Start, Input::StartDone, Input::Exited(exit(0)), Input::Delete, Input::DeleteDone],
+        "stopped" => &[Input::Start, Input::StartDone, Input::Exited(exit(0)), Input::Drained],
+        "deleted" => {
+            &[Input::Start, Input::StartDone, Input::Exited(exit(0)), Input::Drained, Input::Delete, Input::DeleteDone]
+        }
         _ => panic!("{name}"),
     };
     life.step(Input::CreateDone { shares_pids: false }).unwrap();
@@ -336,6 +352,7 @@ fn execs_have_a_state_table_too() {
     assert_eq!(text(life.step(Input::StartExec(e()))).unwrap_err().1, "cannot start a running process");
     life.step(kill()).unwrap();
     life.step(Input::Exited(exit(137))).unwrap();
+    life.step(Input::Drained).unwrap();
     assert_eq!(life.status(&None), Some(Status::Running), "init's exit waits for the exec's");
     life.step(Input::ExecExited(e(), exit(137))).unwrap();
     assert_eq!(life.status(&None), Some(Status::Stopped));
@@ -412,8 +429,70 @@ fn an_exec_that_is_deleted_while_it_is_being_started_is_killed_and_deleted() {
     // Init's exit does not overtake it.
     let mut life = starting();
     assert_eq!(life.step(Input::Exited(exit(0))).unwrap(), []);
+    assert_eq!(life.step(Input::Drained).unwrap(), []);
     let effects = life.step(Input::ExecFailed(e())).unwrap();
     let last =
         [delete(), Effect::StopOom, Effect::Release(None, Some(exit(0))), Effect::Publish(Event::Exit(None, exit(0)))];
     assert_eq!(effects[1..], last);
+}
+
+/// Who reads the output holds the announcement and nothing else.
+#[test]
+fn init_is_dead_before_its_output_is_read() {
+    let announced = |life: &mut Lifecycle| {
+        let effects = life.step(Input::Drained).unwrap();
+        let last = [Effect::StopOom, Effect::Release(None, Some(exit(3))), Effect::Publish(Event::Exit(None, exit(3)))];
+        assert_eq!(effects[..3], last);
+        effects[3..].to_vec()
+    };
+    let mut life = Lifecycle::new("c1");
+    for input in [Input::CreateDone { shares_pids: true }, Input::Start, Input::StartDone, Input::Exec("e".into())] {
+        life.step(input).unwrap();
+    }
+    assert_eq!(life.step(Input::Exited(exit(3))).unwrap(), [Effect::Run(Job::KillAll)]);
+    let refused = life.step(Input::StartExec("e".into())).unwrap_err();
+    assert_eq!(refused.text, "container c1 init process is not running: failed precondition");
+    assert_eq!(life.step(Input::KillAllDone).unwrap(), []);
+    assert_eq!(life.status(&None), Some(Status::Running), "as long as nobody was told");
+    assert_eq!(announced(&mut life), []);
+
+    // Also while its start is still under way, with a hook that hangs.
+    let mut life = in_state("created");
+    for input in [Input::Exec("e".into()), Input::Start, Input::Exited(exit(3)), Input::Drained] {
+        life.step(input).unwrap();
+    }
+    assert_eq!(life.step(Input::StartExec("e".into())).unwrap_err(), refused);
+
+    // One that never ran can be deleted, before and after.
+    let mut life = in_state("created");
+    for input in [Input::Start, Input::StartFailed, Input::Exited(exit(3)), Input::Delete, Input::Delete] {
+        life.step(input).unwrap();
+    }
+    assert_eq!(life.status(&None), Some(Status::Created));
+    assert_eq!(announced(&mut life), [Effect::Run(Job::Delete)]);
+}
+
+/// In a shared pid namespace nobody else would kill it, and init's exit waits for its.
+#[test]
+fn an_exec_that_is_born_after_the_others_were_killed_is_killed() {
+    let e = || "e".to_owned();
+    let kill = || Input::Kill { who: None, signal: 9 };
+    let born = |shares_pids, inputs: &[Input]| {
+        let mut life = Lifecycle::new("c1");
+        life.step(Input::CreateDone { shares_pids }).unwrap();
+        for input in [Input::Exec(e()), Input::StartExec(e())].iter().chain(inputs) {
+            life.step(input.clone()).unwrap();
+        }
+        life.step(Input::ExecStarted(e())).unwrap()
+    };
+    let started = || Effect::Publish(Event::ExecStarted(e()));
+    let killed = [started(), Effect::Signal(Some(e()), 9)];
+    let run = [Input::Start, Input::StartDone];
+    assert_eq!(born(true, &[&run[..], &[Input::Exited(exit(0)), Input::KillAllDone]].concat()), killed);
+    assert_eq!(born(true, &[Input::Delete, Input::KillAllDone]), killed);
+    // While that is under way nobody knows whether it was seen.
+    assert_eq!(born(true, &[&run[..], &[kill()]].concat()), killed);
+    // The kernel kills it, or there will be another look for it when init ends.
+    assert_eq!(born(false, &[&run[..], &[Input::Exited(exit(0))]].concat()), [started()]);
+    assert_eq!(born(true, &[&run[..], &[kill(), Input::KillAllDone]].concat()), [started()]);
 }

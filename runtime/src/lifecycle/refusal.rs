@@ -136,6 +136,7 @@ impl Verb {
             | Input::ExecFailed(_)
             | Input::ExecDeleted(_)
             | Input::Exited(_)
+            | Input::Drained
             | Input::ExecExited(..)
             | Input::KillAllDone
             | Input::Oom => None,

@@ -34,7 +34,8 @@ pub enum State {
     Paused,
     /// The thaw worker runs.
     Resuming,
-    /// Init is reaped; its exit is not announced before the last exec's and before the leftovers are killed.
+    /// Init is reaped; its exit is not announced before the last exec's, and before the leftovers are killed and its output
+    /// is read.
     Stopping,
     /// Init's exit is announced.
     Stopped,
@@ -110,7 +111,10 @@ pub enum Input {
     ExecFailed(String),
     DeleteExec(String),
     ExecDeleted(String),
+    /// Init is reaped.
     Exited(Exit),
+    /// What init wrote has been read, or need not be waited for.
+    Drained,
     ExecExited(String, Exit),
     KillAllDone,
     Oom,

@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::io::ioctl_fionread;
 use rustix::pipe::fcntl_setpipe_size;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::fifo::has_reader;
@@ -39,6 +40,10 @@ pub struct Drain {
     /// Ends with the task that copies a console into the logger's pipe.
     pub(super) copied: Option<oneshot::Receiver<()>>,
     pub(super) fifos: Vec<ToClient>,
+    /// The process's terminal, which as long as it is held is not taken for hung up.
+    pub(super) slave: Option<OwnedFd>,
+    /// What a client types into it.
+    pub(super) typing: Option<AbortHandle>,
 }
 
 /// An output on its way to a client.
@@ -53,6 +58,11 @@ pub(super) struct ToClient {
 impl Drain {
     /// Waits until the logger or the client has read what the process wrote. Then a logger's pipes have no writer of ours any more.
     pub async fn dry(mut self) {
+        drop(self.slave.take());
+        if let Some(typing) = self.typing.take() {
+            // A terminal that is hung up polls as writable for ever, and takes no more than it holds.
+            typing.abort();
+        }
         if let Some(copied) = self.copied.take() {
             let _ = timeout(STALL, copied).await;
         }
@@ -170,7 +180,7 @@ mod tests {
         on_loop(async {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
             let (copier, copied) = oneshot::channel::<()>();
-            let waiting = tokio::spawn(Drain { pipes: vec![write], copied: Some(copied), fifos: Vec::new() }.dry());
+            let waiting = tokio::spawn(Drain { pipes: vec![write], copied: Some(copied), ..Drain::default() }.dry());
             sleep(Duration::from_millis(20)).await;
             assert!(!waiting.is_finished(), "the copier is at work");
             drop(copier);

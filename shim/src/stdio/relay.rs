@@ -252,7 +252,8 @@ fn take<'a>(from: &OwnedFd, chunk: &'a mut [u8], source: Source) -> Result<Taken
             Ok(n) => Ok(Taken::Bytes(&chunk[..n])),
             Err(Errno::AGAIN) => Ok(Taken::Empty),
             Err(Errno::INTR) => continue,
-            // The last slave was closed (tty_ioctl(4) has no word for it; every terminal program knows it).
+            // No slave is open (tty_ioctl(4) has no word for it; every terminal program knows it). Ours is, as long as the
+            // process lives.
             Err(Errno::IO) if source == Source::Console => Ok(Taken::End),
             Err(errno) => Err(errno),
         };

@@ -9,6 +9,7 @@ use std::time::Duration;
 use runtime::reap;
 use rustix::fs::{FileType, fstat};
 use rustix::io::fcntl_dupfd_cloexec;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -44,6 +45,7 @@ impl Wiring {
         let mut streams = Streams::default();
         let console = match console {
             Some(master) => {
+                streams.drain.slave = slave_of(&master);
                 let flags = rustix::fs::fcntl_getfl(&master)?;
                 rustix::fs::fcntl_setfl(&master, flags | rustix::fs::OFlags::NONBLOCK)?;
                 Some(Arc::new(ready::for_both(master)?))
@@ -93,6 +95,12 @@ impl Wiring {
         };
         Ok(streams)
     }
+}
+
+/// The other end of a process's terminal. Without it a process that closes its own has a terminal that is dead: the master says
+/// EIO as long as no slave is open, and the process may open it again. `None`: the master's devpts is mounted nowhere.
+fn slave_of(master: &OwnedFd) -> Option<OwnedFd> {
+    ioctl_tiocgptpeer(master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).ok()
 }
 
 /// Copies a file or device to the process's stdin. To a pipe its end is the end of stdin.
@@ -181,7 +189,8 @@ impl Streams {
     /// What the announcement of the process's exit has to wait for. To be held until then: without it a logger sees the
     /// end of a process that has closed its outputs before it ends.
     pub fn take_drain(&mut self) -> Drain {
-        std::mem::take(&mut self.drain)
+        let typing = self.stdin.as_ref().filter(|_| self.console.strong_count() > 0);
+        Drain { typing: typing.map(JoinHandle::abort_handle), ..std::mem::take(&mut self.drain) }
     }
 
     /// CloseIO: our own writer of the stdin fifo goes. The process sees the end of file when the client's has gone too.

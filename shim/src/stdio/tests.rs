@@ -63,6 +63,15 @@ fn read_all(path: &str) -> Vec<u8> {
     bytes
 }
 
+async fn nothing_spins() {
+    let cpu = || clock_gettime(ClockId::ThreadCPUTime);
+    let before = cpu();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let after = cpu();
+    let used = (after.tv_sec - before.tv_sec) * 1_000_000_000 + after.tv_nsec - before.tv_nsec;
+    assert!(used < 20_000_000, "{used} ns of CPU while nothing could move");
+}
+
 /// Bytes that repeat at no power of two.
 fn noise(len: usize) -> Vec<u8> {
     (0..len).map(|i| ((i * 31 + i / 251) % 256) as u8).collect()
@@ -344,12 +353,7 @@ fn without_a_reader_the_process_waits_and_the_loop_sleeps() {
             tokio::task::yield_now().await;
         }
         assert!((64 << 10..=256 << 10).contains(&sent), "{sent} bytes are under way");
-        let cpu = || clock_gettime(ClockId::ThreadCPUTime);
-        let before = cpu();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let after = cpu();
-        let used = (after.tv_sec - before.tv_sec) * 1_000_000_000 + after.tv_nsec - before.tv_nsec;
-        assert!(used < 20_000_000, "{used} ns of CPU while nothing could move");
+        nothing_spins().await;
         let got = thread::spawn(move || read_all(&out));
         while sent < data.len() {
             match rustix::io::write(&stdout, &data[sent..]) {
@@ -807,6 +811,27 @@ fn a_terminal_whose_stdin_is_a_file_does_not_hang_up_at_its_end() {
         streams.finish(Duration::from_secs(2)).await;
         let shown = String::from_utf8(join(move || got.join().unwrap()).await).unwrap();
         assert_eq!(shown, "typed\r\nstill here\r\n");
+    });
+}
+
+/// A terminal that nobody has open polls as writable for ever.
+#[test]
+fn what_a_dead_process_has_not_read_costs_nothing() {
+    let dir = Dir::new();
+    let input = dir.fifo("in");
+    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags).unwrap();
+    rustix::pty::unlockpt(&master).unwrap();
+    on_loop(async {
+        let opened = open_all(&input, "", "", true);
+        let mut streams = opened.wiring.run(Some(master)).unwrap();
+        let drain = streams.take_drain();
+        let client = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&input).unwrap();
+        (&client).write_all(&b"unread\n".repeat(9_000)).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        nothing_spins().await;
+        drain.dry().await;
+        nothing_spins().await;
     });
 }
 

@@ -161,8 +161,15 @@ impl Owner {
         tokio::spawn(async move {
             let end = reap::exit(pidfd).await;
             let exit = Exit { status: end.status().unsigned_abs(), at: SystemTime::now() };
-            drain.dry().await;
-            let _ = me.send(Message::Exited(who, end, exit));
+            if who.is_some() {
+                drain.dry().await;
+                let _ = me.send(Message::Exited(who, end, exit));
+            } else {
+                // Whoever may read its last words, nothing can be started beside it any more, and what outlived it is to die.
+                let _ = me.send(Message::Exited(who, end, exit));
+                drain.dry().await;
+                let _ = me.send(Message::Drained);
+            }
         });
         Ok(())
     }

@@ -36,6 +36,8 @@ pub(super) enum Message {
     Deleted(Result<(), String>),
     ExecDeleted(String),
     Exited(Who, End, Exit),
+    /// Init's output has been read.
+    Drained,
     Oom,
 }
 
@@ -200,6 +202,7 @@ impl Owner {
                 }
                 self.feed(who.map_or(Input::Exited(exit), |id| Input::ExecExited(id, exit)));
             }
+            Message::Drained => self.feed(Input::Drained),
             Message::Oom => self.oom_bell(),
         }
     }

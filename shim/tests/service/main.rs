@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::ttrpc::{Code, context};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use bed::{Bed, code, is_mounted, limit, raw, reader, until, writer};
@@ -395,6 +396,40 @@ fn orphans_in_a_shared_pid_namespace_die_with_init_and_are_reaped() {
     });
 }
 
+/// A logger that does not read holds the announcement and nothing else.
+#[test]
+fn init_is_dead_before_its_output_is_read() {
+    on_loop(async {
+        let Some(bed) = Bed::new("unread").await else { return };
+        let id = bed.id("a");
+        let mut request = bed.request(&id, "sleep 1000 & echo words; exec sleep 100", |spec| {
+            spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "uts" }]);
+        });
+        let read = bed.path("read");
+        let logger = format!("exec 5>&-; until test -e {}; do sleep 0.05; done; cat <&3", read.display());
+        request.stdout = format!("binary:///bin/sh?-c={}", logger.replace(' ', "%20").replace('&', "%26"));
+        bed.task.create(limit(), &request).await.unwrap();
+        bed.start(&id, "").await.unwrap();
+        bed.task.exec(limit(), &bed.exec_request(&id, "e", "exec sleep 100")).await.unwrap();
+        // Long enough for its words.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Not by the shim, which would see to the others at once.
+        let init = Pid::from_raw(bed.state(&id, "").await.unwrap().pid.cast_signed()).unwrap();
+        kill_process(init, Signal::KILL).unwrap();
+        let children = || {
+            let list = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", bed.shim)).unwrap();
+            list.split_whitespace().count()
+        };
+        until(|| children() == 1, || "more than the logger is left".into()).await;
+        assert_eq!(code(bed.start(&id, "e").await.unwrap_err()).0, Code::FAILED_PRECONDITION);
+        assert_eq!(bed.state(&id, "").await.unwrap().status.value(), 2);
+        assert!(!bed.heard().contains(&"exit a 137".to_owned()), "nobody has read its words");
+        std::fs::write(read, "").unwrap();
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 137);
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
 #[test]
 fn an_oom_kill_is_told_before_the_exit() {
     on_loop(async {
@@ -465,6 +500,34 @@ fn stdin_through_and_back() {
         bed.close_stdin(&id, "").await.unwrap();
         assert_eq!(bed.wait(&id, "").await.unwrap(), 0);
         assert!(output.join().unwrap() == data);
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
+/// As long as nobody has a terminal open its master says EIO, and that is not yet its end.
+#[test]
+fn a_process_may_close_its_terminal_and_open_it_again() {
+    on_loop(async {
+        let Some(bed) = Bed::new("tty").await else { return };
+        let id = bed.id("a");
+        let again = "echo one; exec </dev/null >/dev/null 2>&1; sleep 0.5; echo two >/dev/console && sleep 0.5; \
+                     echo three >/dev/console; exec sleep 1.5";
+        let mut request = bed.request(&id, again, |spec| spec["process"]["terminal"] = json!(true));
+        let (out, output) = bed.fifo("out");
+        (request.stdout, request.terminal) = (out, true);
+        bed.task.create(limit(), &request).await.unwrap();
+        bed.start(&id, "").await.unwrap();
+
+        let mut request = bed.exec_request(&id, "e", "echo hi; exec sleep 0.5 </dev/null >/dev/null 2>&1");
+        let (out, said) = bed.fifo("e.out");
+        (request.stdout, request.terminal) = (out, true);
+        bed.task.exec(limit(), &request).await.unwrap();
+        bed.start(&id, "e").await.unwrap();
+        assert_eq!(bed.wait(&id, "e").await.unwrap(), 0, "it was hung up");
+        assert_eq!(said.join().unwrap(), b"hi\r\n");
+
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 0);
+        assert_eq!(String::from_utf8(output.join().unwrap()).unwrap(), "one\r\ntwo\r\nthree\r\n");
         bed.delete(&id, "").await.unwrap();
     });
 }
