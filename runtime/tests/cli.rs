@@ -63,6 +63,7 @@ const BOTH: &[Test] = &[
     ("network_of_the_host_beside_a_joined_user_namespace", config::network_of_the_host_beside_a_joined_user_namespace),
     ("sysctls_are_not_for_the_network_of_the_host", config::sysctls_are_not_for_the_network_of_the_host),
     ("surroundings_of_hooks", config::surroundings_of_hooks),
+    ("poststop_hooks_of_what_has_failed", config::poststop_hooks_of_what_has_failed),
     ("listener_of_a_create", config::listener_of_a_create),
     ("oom_score_of_an_exec", config::oom_score_of_an_exec),
     ("cpus_of_an_exec", config::cpus_of_an_exec),

@@ -275,6 +275,48 @@ pub fn changes_after_the_create(b: &Bench) {
     assert_eq!(fs::read_to_string(&said).unwrap(), "first\nfirst\n");
 }
 
+/// Who has taken an address for the container in createRuntime gives it back in poststop: once, whatever has failed.
+pub fn poststop_hooks_of_what_has_failed(b: &Bench) {
+    let (id, said) = (b.id("x"), b.path("said"));
+    let hook = |script: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    let with = |args: &[&str], patch: Value| {
+        let _none = fs::remove_file(&said);
+        b.spec(args, |s| {
+            s["hooks"] = json!({"createRuntime": hook("true"), "poststop": hook(&format!("cat >>{}", said.display()))});
+            for (name, hooks) in patch["hooks"].as_object().into_iter().flatten() {
+                s["hooks"][name] = hooks.clone();
+            }
+            add(s, patch["mounts"].as_array().map_or(&[], Vec::as_slice));
+        });
+    };
+    let once = |what: &str| {
+        let text = fs::read_to_string(&said).unwrap_or_default();
+        assert_eq!(text.matches(&id).count(), 1, "{what}: {text}");
+        assert!(text.contains(r#""status":"stopped""#), "{what}: {text}");
+    };
+    for (what, args, patch) in [
+        ("payload", "/nonexist", json!({})),
+        ("createRuntime", "true", json!({"hooks": {"createRuntime": hook("false")}})),
+        ("createContainer", "true", json!({"hooks": {"createContainer": [{"path": "/bin/false"}]}})),
+        ("mount", "true", json!({"mounts": [bind(&b.path("missing"), "/x")]})),
+    ] {
+        with(&[args], patch);
+        assert_ne!(b.say(&["create", &id]).code, 0, "{what}");
+        once(what);
+        assert_ne!(b.say(&["delete", &id]).code, 0, "{what}");
+        once(what);
+    }
+    // runc runs poststart hooks in its create.
+    with(&["sleep", "1000"], json!({"hooks": {"poststart": hook("false")}}));
+    let quiet = |args: &[&str]| b.command(args).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    if quiet(&["create", &id]).success() {
+        assert!(!quiet(&["start", &id]).success());
+        b.wait_for(&id, "stopped");
+        b.fine(&["delete", &id]);
+    }
+    once("poststart");
+}
+
 /// A file that says nothing of it means the container's.
 pub fn oom_score_of_an_exec(b: &Bench) {
     let id = b.id("x");
