@@ -64,6 +64,8 @@ const BOTH: &[Test] = &[
     ("sysctls_are_not_for_the_network_of_the_host", config::sysctls_are_not_for_the_network_of_the_host),
     ("surroundings_of_hooks", config::surroundings_of_hooks),
     ("poststop_hooks_of_what_has_failed", config::poststop_hooks_of_what_has_failed),
+    ("what_is_bound_over_devices", config::what_is_bound_over_devices),
+    ("devices_that_are_there", config::devices_that_are_there),
     ("listener_of_a_create", config::listener_of_a_create),
     ("oom_score_of_an_exec", config::oom_score_of_an_exec),
     ("cpus_of_an_exec", config::cpus_of_an_exec),

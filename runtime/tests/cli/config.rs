@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
@@ -315,6 +315,60 @@ pub fn poststop_hooks_of_what_has_failed(b: &Bench) {
         b.fine(&["delete", &id]);
     }
     once("poststart");
+}
+
+/// docker run -v /dev/urandom:/dev/random, and directories of nodes that belong to the host.
+pub fn what_is_bound_over_devices(b: &Bench) {
+    let host = b.path("nodes");
+    fs::create_dir(&host).unwrap();
+    let node = |name: &str| {
+        let device = rustix::fs::makedev(1, 3);
+        mknodat(CWD, host.join(name), FileType::CharacterDevice, Mode::from_raw_mode(0o600), device).unwrap();
+    };
+    node("n");
+    let listed = |path: &str, minor: u32, uid: u32| json!({"path": path, "type": "c", "major": 1, "minor": minor, "fileMode": 0o640, "uid": uid});
+    b.spec(&["sh", "-c", "busybox ls -ln /dev/random /dev/kmsg /dev/own /dev/sub/n"], |s| {
+        add(s, &[bind(Path::new("/dev/urandom"), "/dev/random"), bind(Path::new("/dev/null"), "/dev/./kmsg")]);
+        add(s, &[bind(&host, "/dev/sub")]);
+        s["linux"]["devices"] =
+            json!([listed("/dev/kmsg", 11, 0), listed("/dev/sub/n", 3, 77), listed("/dev/own", 5, 77)]);
+    });
+    let said = b.fine(&["run", &b.id("x")]);
+    let is = |path: &str| {
+        let line = said.lines().find(|line| line.ends_with(path)).unwrap_or_else(|| panic!("{path}: {said}"));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words[4..6].concat(), words[2].to_owned())
+    };
+    assert_eq!((is("/dev/random").0.as_str(), is("/dev/kmsg").0.as_str()), ("1,9", "1,3"));
+    assert_eq!(is("/dev/sub/n"), ("1,3".into(), "0".into()));
+    assert_eq!(is("/dev/own"), ("1,5".into(), "77".into()));
+    let meta = fs::metadata(host.join("n")).unwrap();
+    assert_eq!((meta.uid(), meta.mode() & 0o777), (0, 0o600));
+}
+
+/// A node that a container has left in its image's own /dev is neither taken for another nor given to somebody else.
+pub fn devices_that_are_there(b: &Bench) {
+    let dev = b.bundle().join("rootfs/dev");
+    let node = |name: &str, minor: u32| {
+        let device = rustix::fs::makedev(1, minor);
+        mknodat(CWD, dev.join(name), FileType::CharacterDevice, Mode::from_raw_mode(0o600), device).unwrap();
+    };
+    let spec = || {
+        b.spec(&["true"], |s| {
+            s["mounts"].as_array_mut().unwrap().retain(|m| m["destination"] == "/proc");
+            s["linux"]["devices"] = json!([{"path": "/dev/n", "type": "c", "major": 1, "minor": 3, "uid": 77}]);
+        });
+    };
+    node("n", 3);
+    spec();
+    b.fine(&["run", &b.id("x")]);
+    assert_eq!(fs::metadata(dev.join("n")).unwrap().uid(), 0);
+    if b.is_mini() {
+        // runc takes whatever is there.
+        fs::remove_file(dev.join("n")).unwrap();
+        node("n", 1);
+        b.fails(&["run", &b.id("x")], "/linux/devices/0");
+    }
 }
 
 /// A file that says nothing of it means the container's.

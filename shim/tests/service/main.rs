@@ -311,7 +311,8 @@ fn poststop_hooks_of_a_failed_create_run_once() {
             assert_eq!(told(), 1, "{name}");
             let program = env!("CARGO_BIN_EXE_containerd-shim-mini-v2");
             let words = ["-namespace", "ns", "-id", &id, "-address", "/x", "delete"];
-            let deleted = std::process::Command::new(program).args(words).current_dir(&request.bundle).output().unwrap();
+            let deleted =
+                std::process::Command::new(program).args(words).current_dir(&request.bundle).output().unwrap();
             assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
             assert_eq!(told(), 1, "{name}");
         }
