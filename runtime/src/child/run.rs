@@ -111,6 +111,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
         Op::FsFlag { fs, key } => call::fsconfig(image.fd(fs), 0, image.text(key), Text(std::ptr::null()), 0),
         Op::FsModeOf { fs, of } => fs_mode(image.fd(fs), image.fd(of)),
         Op::FsCreate { fs } => call::fsconfig(image.fd(fs), 6, Text(std::ptr::null()), Text(std::ptr::null()), 0),
+        Op::FsReconfigure { fs } => call::fsconfig(image.fd(fs), 7, Text(std::ptr::null()), Text(std::ptr::null()), 0),
         Op::Fsmount { fs, attr, into } => {
             const FSMOUNT_CLOEXEC: u32 = 1;
             let fd = call::fsmount(image.fd(fs), FSMOUNT_CLOEXEC, attr)?;

@@ -42,7 +42,7 @@ impl Compiler<'_> {
         let inside = |path: &str| clean(path).strip_prefix(dest).is_some_and(|rest| rest.starts_with('/'));
         let others =
             self.spec.mounts.iter().map(|m| &m.destination).chain(self.spec.linux.devices.iter().map(|d| &d.path));
-        let leaf = dest != "/dev" && !others.map(String::as_str).any(inside);
+        let leaf = dest != "/dev" && !self.is_reconfigured(dest) && !others.map(String::as_str).any(inside);
         let data = options.data.join(",");
         let text = data.len() < MOST && mount.source.len() < MOST;
         (known && mode && plain && leaf && text).then(|| (mount_flags(options.own.set), data))
@@ -81,7 +81,9 @@ impl Compiler<'_> {
     }
 
     fn long_way(&mut self, mount: &Mount, options: &Options, dest: &str, mut spot: Spot, pointer: &str) {
-        let fs = self.b.scratch(format!("{dest} fs"));
+        let changed = self.is_reconfigured(dest);
+        let name = format!("{dest} fs");
+        let fs = if changed { self.b.slot(name) } else { self.b.scratch(name) };
         let tree = self.b.slot(format!("{dest} mount"));
         let kind = self.b.str(&mount.kind);
         let copy_up = mount.kind == "tmpfs" && options.copy_up;
@@ -149,6 +151,14 @@ impl Compiler<'_> {
         if tmpfs && !copy_up {
             self.mounted.insert(dest.to_owned(), tree);
         }
+        if changed {
+            self.contexts.insert(dest.to_owned(), fs);
+        }
+    }
+
+    /// True if an entry of `/mounts` changes what is mounted there.
+    fn is_reconfigured(&self, dest: &str) -> bool {
+        self.spec.mounts.iter().any(|m| clean(&m.destination) == dest && Options::of(m).reconfigures())
     }
 
     /// What the mount will cover.
@@ -167,7 +177,7 @@ impl Compiler<'_> {
         (into, spot)
     }
 
-    fn data(&mut self, fs: Slot, options: &Options) {
+    pub(super) fn data(&mut self, fs: Slot, options: &Options) {
         for name in &options.supers {
             let key = self.b.str(name);
             self.b.op(Op::FsFlag { fs, key });

@@ -89,6 +89,8 @@ pub enum Op {
     FsModeOf { fs: Slot, of: Slot },
     /// fsconfig(2) FSCONFIG_CMD_CREATE
     FsCreate { fs: Slot },
+    /// fsconfig(2) FSCONFIG_CMD_RECONFIGURE, on the context that has made the file system
+    FsReconfigure { fs: Slot },
     /// fsmount(2)
     Fsmount { fs: Slot, attr: u64, into: Slot },
     /// mount(2) of a new file system onto the working directory itself, or onto one component of a file system that we have

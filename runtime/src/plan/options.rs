@@ -179,6 +179,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// True for a remount of more than a mount's own attributes. Of a bind mount there is nothing else, and data mean nothing.
+    pub fn reconfigures(&self) -> bool {
+        self.remount && self.bind.is_none() && !(self.data.is_empty() && self.supers.is_empty())
+    }
+
     /// Sorts the options of a mount.
     pub fn of(mount: &Mount) -> Self {
         let mut o = Self::default();

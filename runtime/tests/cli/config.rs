@@ -85,6 +85,33 @@ pub fn long_options_of_file_systems(b: &Bench) {
     assert_eq!(b.fine(&["run", &b.id("x")]), "0\n1\n2\n");
 }
 
+/// A remount has words for the file system too, not for the mount alone.
+pub fn remounts_change_file_systems(b: &Bench) {
+    let tmpfs =
+        |options: Value| json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": options});
+    let again = tmpfs(json!(["remount", "size=1m", "nr_inodes=77", "noexec"]));
+    for first in [json!(["size=8m"]), json!(["size=8m", "mode=700"]), json!(["size=8m", "tmpcopyup"])] {
+        b.spec(&["sh", "-c", "busybox grep ' /data ' /proc/mounts; busybox df -k /data"], |s| {
+            add(s, &[tmpfs(first), bind(&b.root(), "/mnt"), again.clone()]);
+        });
+        let said = b.fine(&["run", &b.id("x")]);
+        assert!(said.contains("size=1024k") && said.contains("nr_inodes=77") && said.contains("noexec"), "{said}");
+    }
+}
+
+/// A file system that the runtime has not made may be in use on the host.
+pub fn remounts_change_none_of_the_host(b: &Bench) {
+    let remount = |options: Value| json!({"destination": "/mnt", "type": "none", "source": "none", "options": options});
+    b.spec(&["busybox", "grep", " /mnt ", "/proc/mounts"], |s| {
+        add(s, &[bind(&b.root(), "/mnt"), remount(json!(["remount", "ro"]))]);
+    });
+    assert!(b.fine(&["run", &b.id("x")]).contains(" ro,"));
+    for option in ["sync", "size=1m"] {
+        b.spec(&["true"], |s| add(s, &[bind(&b.root(), "/mnt"), remount(json!(["remount", option]))]));
+        b.fails(&["run", &b.id("x")], "/mounts/4/options: change a file system that no entry before has made");
+    }
+}
+
 /// Nothing that a mask covers is reached by a descriptor that the runtime has open.
 pub fn directories_below_masks(b: &Bench) {
     let root = b.bundle().join("rootfs");

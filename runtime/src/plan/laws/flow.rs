@@ -34,7 +34,9 @@ pub fn slots(op: &Op) -> (Vec<Slot>, Option<Slot>) {
         | Op::Chown { dir, .. } => (vec![dir], None),
         Op::CloseRange { keep, .. } => (keep.to_vec(), None),
         Op::Fsopen { into, .. } | Op::MapNamespace { into, .. } => (vec![], Some(into)),
-        Op::FsString { fs, .. } | Op::FsFlag { fs, .. } | Op::FsCreate { fs } => (vec![fs], None),
+        Op::FsString { fs, .. } | Op::FsFlag { fs, .. } | Op::FsCreate { fs } | Op::FsReconfigure { fs } => {
+            (vec![fs], None)
+        }
         Op::FsModeOf { fs, of } => (vec![fs, of], None),
         Op::Fsmount { fs, into, .. } => (vec![fs], Some(into)),
         Op::SetAttr { mount, idmap, .. } => (std::iter::once(mount).chain(idmap).collect(), None),
