@@ -59,6 +59,7 @@ const BOTH: &[Test] = &[
     ("mounts_below_what_a_link_leads_to", config::mounts_below_what_a_link_leads_to),
     ("long_options_of_file_systems", config::long_options_of_file_systems),
     ("remounts_change_file_systems", config::remounts_change_file_systems),
+    ("options_that_fsconfig_does_not_take", config::options_that_fsconfig_does_not_take),
     ("directories_below_masks", config::directories_below_masks),
     ("terminal_in_a_joined_user_namespace", config::terminal_in_a_joined_user_namespace),
     ("network_of_the_host_beside_a_joined_user_namespace", config::network_of_the_host_beside_a_joined_user_namespace),

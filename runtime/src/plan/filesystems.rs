@@ -1,8 +1,10 @@
 //! New file systems: what `/mounts` makes and does not bind.
 
+use rustix::io::Errno;
+
 use super::compile::Compiler;
 use super::mounts::{Place, Spot, clean, mount_flags, without_ro};
-use super::options::{Options, attr};
+use super::options::{Options, attr, super_flag};
 use super::rootfs::{CLONE, PLACE, RECURSIVE, resolve};
 use super::{Dir, Edge, Label, Op, Section, Slot};
 use crate::spec::Mount;
@@ -31,21 +33,24 @@ impl Compiler<'_> {
         const VALUE: usize = 256;
         // `lowerdir` of an overlay, say.
         let long = options.data.iter().any(|d| d.split_once('=').is_some_and(|(_, value)| value.len() >= VALUE));
-        let known = long || matches!(mount.kind.as_str(), "tmpfs" | "devpts" | "mqueue");
+        // Both are no words of fsconfig(2).
+        let escaped = options.data.iter().any(|d| d.contains("\\,"));
+        let whole = long || escaped || options.supers.contains(&"iversion");
+        let known = whole || matches!(mount.kind.as_str(), "tmpfs" | "devpts" | "mqueue");
         let mode = mount.kind != "tmpfs" || options.data.iter().any(|d| d.starts_with("mode="));
-        let plain = options.supers.is_empty()
-            && options.deep.is_empty()
+        let plain = options.deep.is_empty()
             && options.propagation.is_empty()
             && !options.copy_up
             && options.own.set & (attr::NOSYMFOLLOW | attr::IDMAP) == 0
-            && (long || options.own.set & attr::RDONLY == 0);
+            && (whole || options.own.set & attr::RDONLY == 0);
         let inside = |path: &str| clean(path).strip_prefix(dest).is_some_and(|rest| rest.starts_with('/'));
         let others =
             self.spec.mounts.iter().map(|m| &m.destination).chain(self.spec.linux.devices.iter().map(|d| &d.path));
         let leaf = dest != "/dev" && !self.is_reconfigured(dest) && !others.map(String::as_str).any(inside);
         let data = options.data.join(",");
         let text = data.len() < MOST && mount.source.len() < MOST;
-        (known && mode && plain && leaf && text).then(|| (mount_flags(options.own.set), data))
+        let flags = options.supers.iter().fold(mount_flags(options.own.set), |flags, name| flags | super_flag(name));
+        (known && mode && plain && leaf && text).then_some((flags, data))
     }
 
     /// Leads to `done` when that has worked. Gives the spot for the long way, which is open then.
@@ -180,7 +185,13 @@ impl Compiler<'_> {
     pub(super) fn data(&mut self, fs: Slot, options: &Options) {
         for name in &options.supers {
             let key = self.b.str(name);
-            self.b.op(Op::FsFlag { fs, key });
+            let op = Op::FsFlag { fs, key };
+            if *name == "iversion" {
+                // Of the file systems that know it by name none needs it by now (ext4 since Linux 6.0).
+                self.b.op_skip(op, &[Errno::INVAL]);
+            } else {
+                self.b.op(op);
+            }
         }
         for item in &options.data {
             let op = match item.split_once('=') {

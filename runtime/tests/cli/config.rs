@@ -85,6 +85,25 @@ pub fn long_options_of_file_systems(b: &Bench) {
     assert_eq!(b.fine(&["run", &b.id("x")]), "0\n1\n2\n");
 }
 
+/// Words that only mount(2) knows.
+pub fn options_that_fsconfig_does_not_take(b: &Bench) {
+    let comma = b.path("a,b");
+    fs::create_dir(&comma).unwrap();
+    fs::write(comma.join("in"), "comma\n").unwrap();
+    fs::create_dir(b.path("c")).unwrap();
+    let dir = b.path("").display().to_string();
+    let lower = format!(r"lowerdir={dir}/a\,b:{dir}/c");
+    let overlay = |to: &str, options: Value| json!({"destination": to, "type": "overlay", "source": "overlay", "options": options});
+    let tmpfs =
+        |to: &str, options: Value| json!({"destination": to, "type": "tmpfs", "source": "tmpfs", "options": options});
+    b.spec(&["sh", "-c", "cat /o/in /ro/in; busybox grep -c ' /[tmn] ' /proc/mounts"], |s| {
+        add(s, &[overlay("/o", json!([lower])), overlay("/ro", json!([lower, "ro", "iversion"]))]);
+        add(s, &[tmpfs("/t", json!(["iversion"])), tmpfs("/m", json!(["iversion", "mode=700"]))]);
+        add(s, &[tmpfs("/n", json!(["iversion", "rprivate", "ro"]))]);
+    });
+    assert_eq!(b.fine(&["run", &b.id("x")]), "comma\ncomma\n3\n");
+}
+
 /// A remount has words for the file system too, not for the mount alone.
 pub fn remounts_change_file_systems(b: &Bench) {
     let tmpfs =
