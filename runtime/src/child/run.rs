@@ -149,7 +149,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
         Op::Umount { path, flags } => call::umount2(image.text(path), flags),
         Op::Fchdir { slot } => call::fchdir(image.fd(slot)),
         Op::Chroot { path } => call::chroot(image.text(path)),
-        Op::CopyUp { root, from, into } => outside::copy_up(image, root, from, into),
+        Op::CopyUp { root, from, into, mode, owner } => outside::copy_up(image, root, from, into, mode, owner),
         Op::MapNamespace { uids, gids, into } => outside::map_namespace(image, uids, gids, into),
 
         Op::Unshare { flags } => call::unshare(flags),

@@ -106,7 +106,8 @@ impl Compiler<'_> {
             self.b.op(Op::FsString { fs, key, value });
         }
         let tmpfs = mount.kind == "tmpfs";
-        if tmpfs && !options.data.iter().any(|d| d.starts_with("mode=")) {
+        let given = |keys: &[&str]| options.data.iter().any(|d| keys.iter().any(|key| d.starts_with(key)));
+        if tmpfs && !given(&["mode="]) {
             if copy_up {
                 let (key, value) = (self.b.str("mode"), self.b.str("0755"));
                 self.b.op(Op::FsString { fs, key, value });
@@ -142,7 +143,8 @@ impl Compiler<'_> {
         self.change(tree, options.deep, true);
         if copy_up {
             let (root, from) = (self.root().slot, self.b.str(dest));
-            self.b.op(Op::CopyUp { root, from, into: tree });
+            let (mode, owner) = (!given(&["mode="]), !given(&["uid=", "gid="]));
+            self.b.op(Op::CopyUp { root, from, into: tree, mode, owner });
             self.b.section(Section::Child);
         }
         self.attach(tree, spot, dest);

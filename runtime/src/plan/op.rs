@@ -115,8 +115,9 @@ pub enum Op {
     Fchdir { slot: Slot },
     /// chroot(2)
     Chroot { path: Str },
-    /// Copies the tree below `from` (opened inside `root`) into the detached tmpfs `into`; parent only (`tmpcopyup`)
-    CopyUp { root: Slot, from: Str, into: Slot },
+    /// Copies the tree below `from` (opened inside `root`) into the detached tmpfs `into`, the mode and owner of `from` itself
+    /// only if wanted; parent only (`tmpcopyup`)
+    CopyUp { root: Slot, from: Str, into: Slot, mode: bool, owner: bool },
     /// A user namespace that exists only to carry these id maps; parent only (idmapped mounts)
     MapNamespace { uids: Bytes, gids: Bytes, into: Slot },
 
