@@ -139,7 +139,8 @@ pub struct Container {
 impl Container {
     /// Makes the container and its first process, which waits before its execve.
     ///
-    /// On an error nothing is left behind: no process, mount, group or descriptor.
+    /// On an error nothing is left behind: no process, mount, group or descriptor. Unless the spec was refused before anything
+    /// was done for it, the poststop hooks have run, whether or not another hook came to run before (runc runs them, too).
     pub fn create(host: &Host, request: Create<'_>) -> Result<(Self, Child)> {
         Self::create_and(host, request, None)
     }
@@ -163,7 +164,9 @@ impl Container {
         } else {
             Cgroup::create(&layout, &request.spec.linux.cgroups_path, request.id)?
         };
-        match make(host, request, &cgroup, beside) {
+        let (id, bundle, spec) = (request.id, request.bundle, request.spec);
+        let mut begun = false;
+        match make(host, request, &cgroup, beside, &mut begun) {
             Ok(Made { id, bundle, spec, pid, pidfd, parked, request, child }) => {
                 let parked = Mutex::new(Some(parked));
                 Ok((Self { id, bundle, spec, pid, pidfd, cgroup, parked, request }, child))
@@ -171,6 +174,10 @@ impl Container {
             Err(error) => {
                 // The error that matters is the first one; a group that stays is found by the next create.
                 let _removed = cgroup.end();
+                if begun {
+                    // Nobody deletes what was never made: an address that a createRuntime hook has taken would stay taken.
+                    poststop(id, bundle, spec);
+                }
                 Err(error)
             }
         }
@@ -382,7 +389,14 @@ struct Made {
     child: Child,
 }
 
-fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Beside<'_>>) -> Result<Made> {
+/// `begun`: the plan has been compiled and is being carried out.
+fn make(
+    host: &Host,
+    request: Create<'_>,
+    cgroup: &Cgroup,
+    mut beside: Option<Beside<'_>>,
+    begun: &mut bool,
+) -> Result<Made> {
     let spec = request.spec;
     let attach = cgroup.attach_below(&[], cgroup.keeps_nodes(host.kernel))?;
     let visible = if request.no_pivot { start::visible_kernel_mounts()? } else { Vec::new() };
@@ -415,6 +429,7 @@ fn make(host: &Host, request: Create<'_>, cgroup: &Cgroup, mut beside: Option<Be
     give_stdio(&mut image, request.stdio);
     fill(&mut image, &attach, theirs, gate);
     let inside = attach.into.is_some();
+    *begun = true;
     let mut child = Unborn::spawn(&mut image, &report, attach.into.as_ref())?;
     drop_shared(&mut image, attach, file);
     let twice = plan.child.iter().any(|step| matches!(step.op, crate::plan::Op::Respawn { .. }));

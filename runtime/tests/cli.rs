@@ -58,11 +58,16 @@ const BOTH: &[Test] = &[
     ("destinations_behind_links_that_dangle", config::destinations_behind_links_that_dangle),
     ("mounts_below_what_a_link_leads_to", config::mounts_below_what_a_link_leads_to),
     ("long_options_of_file_systems", config::long_options_of_file_systems),
+    ("remounts_change_file_systems", config::remounts_change_file_systems),
+    ("options_that_fsconfig_does_not_take", config::options_that_fsconfig_does_not_take),
     ("directories_below_masks", config::directories_below_masks),
     ("terminal_in_a_joined_user_namespace", config::terminal_in_a_joined_user_namespace),
     ("network_of_the_host_beside_a_joined_user_namespace", config::network_of_the_host_beside_a_joined_user_namespace),
     ("sysctls_are_not_for_the_network_of_the_host", config::sysctls_are_not_for_the_network_of_the_host),
     ("surroundings_of_hooks", config::surroundings_of_hooks),
+    ("poststop_hooks_of_what_has_failed", config::poststop_hooks_of_what_has_failed),
+    ("what_is_bound_over_devices", config::what_is_bound_over_devices),
+    ("devices_that_are_there", config::devices_that_are_there),
     ("listener_of_a_create", config::listener_of_a_create),
     ("oom_score_of_an_exec", config::oom_score_of_an_exec),
     ("cpus_of_an_exec", config::cpus_of_an_exec),
@@ -75,6 +80,8 @@ const OURS: &[Test] = &[
     ("exec_that_is_stopped", life::exec_that_is_stopped),
     // runc's exec reads the bundle again
     ("changes_after_the_create", config::changes_after_the_create),
+    // runc follows whatever is there
+    ("remounts_change_none_of_the_host", config::remounts_change_none_of_the_host),
     // runc opens it
     ("passwd_that_is_no_file", config::passwd_that_is_no_file),
     // runc's init has threads

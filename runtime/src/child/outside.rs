@@ -1,9 +1,9 @@
 //! Operations that only the parent carries out, in its own sections: here std and allocation are allowed.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
@@ -25,8 +25,9 @@ fn number(e: Errno) -> i32 {
     e.raw_os_error()
 }
 
-/// Copies what the image has at a tmpfs' destination into it (`tmpcopyup`). Nothing there is nothing to copy.
-pub fn copy_up(image: &Image<'_>, root: Slot, from: Str, into: Slot) -> Outcome {
+/// Copies what the image has at a tmpfs' destination into it (`tmpcopyup`), with the directory's own mode and owner if they
+/// are wanted. Nothing there is nothing to copy.
+pub fn copy_up(image: &Image<'_>, root: Slot, from: Str, into: Slot, mode: bool, owner: bool) -> Outcome {
     let (root, into) = (borrow(image.fd(root))?, borrow(image.fd(into))?);
     let path = image.plan.text(from);
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -34,9 +35,8 @@ pub fn copy_up(image: &Image<'_>, root: Slot, from: Str, into: Slot) -> Outcome 
     match rustix::fs::openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), resolve) {
         Ok(from) => {
             // What fsmount(2) gives is a place only, as if opened with O_PATH: its mode and owner cannot be changed.
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let into = rustix::fs::openat(into, ".", flags, Mode::empty()).map_err(number)?;
-            copy_dir(&from, into.as_fd(), 0).map_err(number)?;
+            copy_dir(&from, into.as_fd(), [mode, owner], 0).map_err(number)?;
         }
         Err(Errno::NOENT | Errno::NOTDIR) => {}
         Err(e) => return Err(number(e)),
@@ -47,17 +47,20 @@ pub fn copy_up(image: &Image<'_>, root: Slot, from: Str, into: Slot) -> Outcome 
 /// Deeper trees than this are refused: an image may not exhaust our stack.
 const DEPTH: u32 = 64;
 
-fn copy_dir(from: &OwnedFd, into: BorrowedFd<'_>, depth: u32) -> rustix::io::Result<()> {
+/// `take`: mode and owner of the directory itself.
+fn copy_dir(from: &OwnedFd, into: BorrowedFd<'_>, take: [bool; 2], depth: u32) -> rustix::io::Result<()> {
     if depth > DEPTH {
         return Err(Errno::LOOP);
     }
     let stat = rustix::fs::fstat(from)?;
-    rustix::fs::fchmod(into, Mode::from_raw_mode(stat.st_mode))?;
-    rustix::fs::fchown(
-        into,
-        Some(rustix::fs::Uid::from_raw(stat.st_uid)),
-        Some(rustix::fs::Gid::from_raw(stat.st_gid)),
-    )?;
+    let [mode, owner] = take;
+    if mode {
+        rustix::fs::fchmod(into, Mode::from_raw_mode(stat.st_mode))?;
+    }
+    if owner {
+        let (uid, gid) = owner_of(&stat);
+        rustix::fs::fchown(into, uid, gid)?;
+    }
     let mut buffer = Vec::with_capacity(8192);
     let mut entries = RawDir::new(from, buffer.spare_capacity_mut());
     while let Some(entry) = entries.next() {
@@ -71,33 +74,41 @@ fn copy_dir(from: &OwnedFd, into: BorrowedFd<'_>, depth: u32) -> rustix::io::Res
     Ok(())
 }
 
+fn owner_of(stat: &Stat) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))
+}
+
+/// What an entry is, is asked of the descriptor by which it is copied: the name may be another file's by then, or a device's,
+/// of which even the opening does something.
 fn copy_entry(from: &OwnedFd, into: BorrowedFd<'_>, name: &std::ffi::CStr, depth: u32) -> rustix::io::Result<()> {
-    let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    let mode = Mode::from_raw_mode(stat.st_mode);
-    let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    match FileType::from_raw_mode(stat.st_mode) {
+    let source = rustix::fs::openat(from, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = rustix::fs::fstat(&source)?;
+    let (kind, mode) = (FileType::from_raw_mode(stat.st_mode), Mode::from_raw_mode(stat.st_mode));
+    match kind {
         FileType::Directory => {
             rustix::fs::mkdirat(into, name, Mode::RWXU)?;
-            let source = rustix::fs::openat(from, name, open | OFlags::DIRECTORY, Mode::empty())?;
-            let target = rustix::fs::openat(into, name, open | OFlags::DIRECTORY, Mode::empty())?;
-            return copy_dir(&source, target.as_fd(), depth + 1);
+            let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::DIRECTORY;
+            let source = rustix::fs::openat(source, c".", open, Mode::empty())?;
+            let target = rustix::fs::openat(into, name, open, Mode::empty())?;
+            return copy_dir(&source, target.as_fd(), [true, true], depth + 1);
         }
         FileType::RegularFile => {
-            let source = rustix::fs::openat(from, name, open, Mode::empty())?;
+            let path = format!("/proc/thread-self/fd/{}", source.as_raw_fd());
+            let source = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
             let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let target = rustix::fs::openat(into, name, create, Mode::RWXU)?;
             let copied = std::io::copy(&mut std::fs::File::from(source), &mut std::fs::File::from(target));
             copied.map_err(|e| e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
         }
         FileType::Symlink => {
-            let target = rustix::fs::readlinkat(from, name, Vec::new())?;
+            let target = rustix::fs::readlinkat(source, c"", Vec::new())?;
             rustix::fs::symlinkat(&target, into, name)?;
         }
         kind => rustix::fs::mknodat(into, name, kind, mode, stat.st_rdev)?,
     }
-    let owner = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
-    rustix::fs::chownat(into, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+    let (uid, gid) = owner_of(&stat);
+    rustix::fs::chownat(into, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+    if kind != FileType::Symlink {
         rustix::fs::chmodat(into, name, mode, AtFlags::empty())?;
     }
     Ok(())
@@ -157,4 +168,41 @@ pub fn open_tree_of(image: &mut Image<'_>, foreign: Foreign, path: Str, flags: u
     let fd = thread.join().map_err(|_| libc::EIO)??;
     image.put(into, fd);
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rustix::fs::{RenameFlags, renameat_with};
+
+    use super::*;
+
+    /// A FIFO that nobody writes to reads as an empty file; a device would be read for ever.
+    #[test]
+    fn a_file_that_is_exchanged_for_something_else_is_not_read_as_one() {
+        let (from, into) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(from.path().join("a"), "words").unwrap();
+        let open = |dir: &std::path::Path| {
+            rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+        };
+        let (source, target) = (open(from.path()), open(into.path()));
+        rustix::fs::mknodat(&source, "b", FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    renameat_with(&source, "a", &source, "b", RenameFlags::EXCHANGE).unwrap();
+                }
+            });
+            let copies = (0..5000).all(|_| {
+                let copied = copy_entry(&source, target.as_fd(), c"a", 0);
+                let path = into.path().join("a");
+                let whole = copied.is_ok() && path.metadata().is_ok_and(|m| !m.is_file() || m.len() == 5);
+                std::fs::remove_file(path).is_ok() && whole
+            });
+            stop.store(true, Ordering::Relaxed);
+            assert!(copies);
+        });
+    }
 }

@@ -112,6 +112,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
         Op::FsFlag { fs, key } => call::fsconfig(image.fd(fs), 0, image.text(key), Text(std::ptr::null()), 0),
         Op::FsModeOf { fs, of } => fs_mode(image.fd(fs), image.fd(of)),
         Op::FsCreate { fs } => call::fsconfig(image.fd(fs), 6, Text(std::ptr::null()), Text(std::ptr::null()), 0),
+        Op::FsReconfigure { fs } => call::fsconfig(image.fd(fs), 7, Text(std::ptr::null()), Text(std::ptr::null()), 0),
         Op::Fsmount { fs, attr, into } => {
             const FSMOUNT_CLOEXEC: u32 = 1;
             let fd = call::fsmount(image.fd(fs), FSMOUNT_CLOEXEC, attr)?;
@@ -149,7 +150,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
         Op::Umount { path, flags } => call::umount2(image.text(path), flags),
         Op::Fchdir { slot } => call::fchdir(image.fd(slot)),
         Op::Chroot { path } => call::chroot(image.text(path)),
-        Op::CopyUp { root, from, into } => outside::copy_up(image, root, from, into),
+        Op::CopyUp { root, from, into, mode, owner } => outside::copy_up(image, root, from, into, mode, owner),
         Op::ForeignMounts { into } => outside::foreign_mounts(image, into),
         Op::MapNamespace { uids, gids, into } => outside::map_namespace(image, uids, gids, into),
 

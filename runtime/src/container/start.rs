@@ -170,7 +170,10 @@ pub fn start_parked(dir: &Path, record: &Record) -> Result<()> {
     let Some(spec) = spec else { return Ok(()) };
     let bundle = record.bundle.to_str().unwrap_or_default();
     let subject = hooks::Subject { id: &record.id, status: "running", pid: record.pid, bundle, spec: &spec };
-    hooks::run("poststart", &spec.hooks.poststart, subject)
+    hooks::run("poststart", &spec.hooks.poststart, subject).inspect_err(|_| {
+        // As `Container::start`; it may have ended by itself.
+        let _killed = record.init().map(|init| init.map(|init| crate::reap::signal(&init, libc::SIGKILL)));
+    })
 }
 
 /// Compiles the plan again, which the child was cloned with, to say what its report means.

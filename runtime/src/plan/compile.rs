@@ -133,6 +133,8 @@ pub struct Compiler<'a> {
     /// Mounts of procfs and sysfs, by destination, and whether we have made them: what is masked there is looked up in the
     /// mount itself.
     pub(super) kernel: BTreeMap<String, (Slot, bool)>,
+    /// Contexts of file systems that a later entry of `/mounts` changes, by destination.
+    pub(super) contexts: BTreeMap<String, Slot>,
     pub(super) late_ro: Vec<(Slot, String)>,
     /// Where the working directory is while mounts are made.
     pub(super) cwd: Option<Slot>,
@@ -249,6 +251,7 @@ impl<'a> Compiler<'a> {
             env: None,
             mounted: BTreeMap::new(),
             kernel: BTreeMap::new(),
+            contexts: BTreeMap::new(),
             late_ro: Vec::new(),
             cwd: None,
             proc: None,

@@ -37,10 +37,22 @@ impl Compiler<'_> {
         if !self.wanted.has(crate::spec::NamespaceKind::Mount) || spec.mounts.iter().any(bound) {
             return;
         }
+        // What the caller has put in a node's place stays there; a directory that he has bound is the host's, as its nodes are.
+        let covers: Vec<(String, bool)> = spec
+            .mounts
+            .iter()
+            .map(|m| (super::mounts::clean(&m.destination), super::options::Options::of(m).bind.is_some()))
+            .collect();
+        let covered = |path: &str| {
+            let path = super::mounts::clean(path);
+            let below =
+                |dest: &str| dest.starts_with("/dev/") && path.strip_prefix(dest).is_some_and(|p| p.starts_with('/'));
+            covers.iter().any(|(dest, bind)| *dest == path || *bind && below(dest))
+        };
         self.b.from("");
         let dev = self.dev_dir();
         for (path, major, minor) in DEFAULTS {
-            if spec.linux.devices.iter().any(|d| d.path == *path) {
+            if spec.linux.devices.iter().any(|d| d.path == *path) || covered(path) {
                 continue;
             }
             let device =
@@ -50,7 +62,7 @@ impl Compiler<'_> {
         for (i, device) in spec.linux.devices.iter().enumerate() {
             // A privileged spec lists all of the host's devices; where nodes are bound and not made, the link could not
             // take this one's place.
-            if super::mounts::clean(&device.path) == "/dev/ptmx" {
+            if super::mounts::clean(&device.path) == "/dev/ptmx" || covered(&device.path) {
                 continue;
             }
             self.b.from(format!("/linux/devices/{i}"));
@@ -112,13 +124,13 @@ impl Compiler<'_> {
         let (exists, refused, made) = (self.b.label(), self.b.label(), self.b.label());
         let op = Op::Mknod { dir, name, mode: kind | mode, dev };
         self.b.op_on(op, &[(0, made), (libc::EEXIST, exists), (libc::EPERM, refused)]);
-        // A rootfs that was used before has it already; it must be what was asked for.
+        // A rootfs that was used before has it already; it must be what was asked for. Whose it is stays: it may be the host's.
         self.b.bind(exists);
         let there = self.b.scratch(&path);
         let flags = PLACE | NOFOLLOW;
         let resolve = resolve::BENEATH | resolve::NO_SYMLINKS;
         self.b.op(Op::Open { dir: Dir::At(dir), path: name, flags, mode: 0, resolve, into: there });
-        self.b.op_on(Op::CheckNode { slot: there, mode: kind, dev }, &[(0, made)]);
+        self.b.op_on(Op::CheckNode { slot: there, mode: kind, dev }, &[(0, end)]);
         // Without CAP_MKNOD the host's own node has to do.
         self.b.bind(refused);
         self.borrowed_device(dir, name, &path, node, end);

@@ -1,8 +1,10 @@
 //! New file systems: what `/mounts` makes and does not bind.
 
+use rustix::io::Errno;
+
 use super::compile::Compiler;
 use super::mounts::{Place, Spot, clean, mount_flags, without_ro};
-use super::options::{Options, attr};
+use super::options::{Options, attr, super_flag};
 use super::rootfs::{CLONE, PLACE, RECURSIVE, resolve};
 use super::{Dir, Edge, Label, Op, Section, Slot};
 use crate::spec::Mount;
@@ -31,21 +33,24 @@ impl Compiler<'_> {
         const VALUE: usize = 256;
         // `lowerdir` of an overlay, say.
         let long = options.data.iter().any(|d| d.split_once('=').is_some_and(|(_, value)| value.len() >= VALUE));
-        let known = long || matches!(mount.kind.as_str(), "tmpfs" | "devpts" | "mqueue");
+        // Both are no words of fsconfig(2).
+        let escaped = options.data.iter().any(|d| d.contains("\\,"));
+        let whole = long || escaped || options.supers.contains(&"iversion");
+        let known = whole || matches!(mount.kind.as_str(), "tmpfs" | "devpts" | "mqueue");
         let mode = mount.kind != "tmpfs" || options.data.iter().any(|d| d.starts_with("mode="));
-        let plain = options.supers.is_empty()
-            && options.deep.is_empty()
+        let plain = options.deep.is_empty()
             && options.propagation.is_empty()
             && !options.copy_up
             && options.own.set & (attr::NOSYMFOLLOW | attr::IDMAP) == 0
-            && (long || options.own.set & attr::RDONLY == 0);
+            && (whole || options.own.set & attr::RDONLY == 0);
         let inside = |path: &str| clean(path).strip_prefix(dest).is_some_and(|rest| rest.starts_with('/'));
         let others =
             self.spec.mounts.iter().map(|m| &m.destination).chain(self.spec.linux.devices.iter().map(|d| &d.path));
-        let leaf = dest != "/dev" && !others.map(String::as_str).any(inside);
+        let leaf = dest != "/dev" && !self.is_reconfigured(dest) && !others.map(String::as_str).any(inside);
         let data = options.data.join(",");
         let text = data.len() < MOST && mount.source.len() < MOST;
-        (known && mode && plain && leaf && text).then(|| (mount_flags(options.own.set), data))
+        let flags = options.supers.iter().fold(mount_flags(options.own.set), |flags, name| flags | super_flag(name));
+        (known && mode && plain && leaf && text).then_some((flags, data))
     }
 
     /// Leads to `done` when that has worked. Gives the spot for the long way, which is open then.
@@ -81,7 +86,9 @@ impl Compiler<'_> {
     }
 
     fn long_way(&mut self, mount: &Mount, options: &Options, dest: &str, mut spot: Spot, pointer: &str) {
-        let fs = self.b.scratch(format!("{dest} fs"));
+        let changed = self.is_reconfigured(dest);
+        let name = format!("{dest} fs");
+        let fs = if changed { self.b.slot(name) } else { self.b.scratch(name) };
         let tree = self.b.slot(format!("{dest} mount"));
         let kind = self.b.str(&mount.kind);
         let copy_up = mount.kind == "tmpfs" && options.copy_up;
@@ -99,7 +106,8 @@ impl Compiler<'_> {
             self.b.op(Op::FsString { fs, key, value });
         }
         let tmpfs = mount.kind == "tmpfs";
-        if tmpfs && !options.data.iter().any(|d| d.starts_with("mode=")) {
+        let given = |keys: &[&str]| options.data.iter().any(|d| keys.iter().any(|key| d.starts_with(key)));
+        if tmpfs && !given(&["mode="]) {
             if copy_up {
                 let (key, value) = (self.b.str("mode"), self.b.str("0755"));
                 self.b.op(Op::FsString { fs, key, value });
@@ -135,7 +143,8 @@ impl Compiler<'_> {
         self.change(tree, options.deep, true);
         if copy_up {
             let (root, from) = (self.root().slot, self.b.str(dest));
-            self.b.op(Op::CopyUp { root, from, into: tree });
+            let (mode, owner) = (!given(&["mode="]), !given(&["uid=", "gid="]));
+            self.b.op(Op::CopyUp { root, from, into: tree, mode, owner });
             self.b.section(Section::Child);
         }
         self.attach(tree, spot, dest);
@@ -149,6 +158,14 @@ impl Compiler<'_> {
         if tmpfs && !copy_up {
             self.mounted.insert(dest.to_owned(), tree);
         }
+        if changed {
+            self.contexts.insert(dest.to_owned(), fs);
+        }
+    }
+
+    /// True if an entry of `/mounts` changes what is mounted there.
+    fn is_reconfigured(&self, dest: &str) -> bool {
+        self.spec.mounts.iter().any(|m| clean(&m.destination) == dest && Options::of(m).reconfigures())
     }
 
     /// What the mount will cover.
@@ -167,10 +184,16 @@ impl Compiler<'_> {
         (into, spot)
     }
 
-    fn data(&mut self, fs: Slot, options: &Options) {
+    pub(super) fn data(&mut self, fs: Slot, options: &Options) {
         for name in &options.supers {
             let key = self.b.str(name);
-            self.b.op(Op::FsFlag { fs, key });
+            let op = Op::FsFlag { fs, key };
+            if *name == "iversion" {
+                // Of the file systems that know it by name none needs it by now (ext4 since Linux 6.0).
+                self.b.op_skip(op, &[Errno::INVAL]);
+            } else {
+                self.b.op(op);
+            }
         }
         for item in &options.data {
             let op = match item.split_once('=') {

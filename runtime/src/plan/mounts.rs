@@ -77,13 +77,14 @@ impl Compiler<'_> {
         let dest = clean(&mount.destination);
         self.check(mount, &options, &dest, pointer)?;
         if options.remount {
-            return self.remount(mount, &options, &dest);
+            return self.remount(&options, &dest, pointer);
         }
         // What this mount covers is no place for later ones any more.
         let covers =
             |other: &str| other.strip_prefix(&dest).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         self.mounted.retain(|other, _| !covers(other));
         self.kernel.retain(|other, _| !covers(other));
+        self.contexts.retain(|other, _| !covers(other));
         if options.bind.is_some() {
             return self.bind(mount, &options, &dest, pointer);
         }
@@ -325,7 +326,17 @@ impl Compiler<'_> {
         self.b.op(Op::SetAttr { mount: tree, set: attr::IDMAP, clear: 0, propagation: 0, idmap, recursive });
     }
 
-    fn remount(&mut self, _mount: &Mount, options: &Options, dest: &str) -> Result<()> {
+    /// Attributes are the mount's. Data and flags are the file system's, which may show elsewhere on the host: only one that we
+    /// have made is changed, through what it was made with, so that no path of the image leads to another.
+    fn remount(&mut self, options: &Options, dest: &str, pointer: &str) -> Result<()> {
+        if options.reconfigures() {
+            let Some(fs) = self.contexts.get(dest).copied() else {
+                let reason = "change a file system that no entry before has made";
+                return Err(self.refuse(format!("{pointer}/options"), reason));
+            };
+            self.data(fs, options);
+            self.b.op(Op::FsReconfigure { fs });
+        }
         let root = self.root().slot;
         let into = self.b.scratch(dest);
         let path = self.b.str(dest);

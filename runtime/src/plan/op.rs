@@ -100,6 +100,8 @@ pub enum Op {
     FsModeOf { fs: Slot, of: Slot },
     /// fsconfig(2) FSCONFIG_CMD_CREATE
     FsCreate { fs: Slot },
+    /// fsconfig(2) FSCONFIG_CMD_RECONFIGURE, on the context that has made the file system
+    FsReconfigure { fs: Slot },
     /// fsmount(2)
     Fsmount { fs: Slot, attr: u64, into: Slot },
     /// mount(2) of a new file system onto the working directory itself, or onto one component of a file system that we have
@@ -124,8 +126,9 @@ pub enum Op {
     Fchdir { slot: Slot },
     /// chroot(2)
     Chroot { path: Str },
-    /// Copies the tree below `from` (opened inside `root`) into the detached tmpfs `into`; parent only (`tmpcopyup`)
-    CopyUp { root: Slot, from: Str, into: Slot },
+    /// Copies the tree below `from` (opened inside `root`) into the detached tmpfs `into`, the mode and owner of `from` itself
+    /// only if wanted; parent only (`tmpcopyup`)
+    CopyUp { root: Slot, from: Str, into: Slot, mode: bool, owner: bool },
     /// A user namespace that exists only to carry these id maps; parent only (idmapped mounts)
     MapNamespace { uids: Bytes, gids: Bytes, into: Slot },
     /// clone3(2): a mount namespace that is a copy of ours and belongs to a user namespace of its own; parent only

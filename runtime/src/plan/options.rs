@@ -123,6 +123,18 @@ pub fn word(text: &str) -> Option<Word> {
     WORDS.binary_search_by_key(&text, |(w, _)| w).ok().map(|i| WORDS[i].1)
 }
 
+/// The flag of mount(2) that a flag of the super block is there.
+pub fn super_flag(name: &str) -> u64 {
+    match name {
+        "dirsync" => libc::MS_DIRSYNC,
+        "iversion" => libc::MS_I_VERSION,
+        "lazytime" => libc::MS_LAZYTIME,
+        "mand" => libc::MS_MANDLOCK,
+        "sync" => libc::MS_SYNCHRONOUS,
+        _ => 0,
+    }
+}
+
 /// Set and clear bits of one mount_setattr(2) call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
@@ -155,6 +167,16 @@ impl Change {
     }
 }
 
+/// Several data in one option; a comma behind a backslash is part of a path (overlayfs.rst, `lowerdir`).
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    let mut escaped = false;
+    text.split(move |c| {
+        let ends = c == ',' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    })
+}
+
 /// All options of one mount, sorted by meaning. Later words win over earlier ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -164,7 +186,7 @@ pub struct Options {
     pub deep: Change,
     /// Propagation types in the order given.
     pub propagation: Vec<u64>,
-    /// fsconfig(2) flags.
+    /// fsconfig(2) flags; `iversion` is known to mount(2) alone.
     pub supers: Vec<&'static str>,
     /// `Some(recursive)` for a bind mount.
     pub bind: Option<bool>,
@@ -179,6 +201,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// True for a remount of more than a mount's own attributes. Of a bind mount there is nothing else, and data mean nothing.
+    pub fn reconfigures(&self) -> bool {
+        self.remount && self.bind.is_none() && !(self.data.is_empty() && self.supers.is_empty())
+    }
+
     /// Sorts the options of a mount.
     pub fn of(mount: &Mount) -> Self {
         let mut o = Self::default();
@@ -197,7 +224,7 @@ impl Options {
                 Some(Word::CopyUp) => o.copy_up = true,
                 Some(Word::Idmap(rec)) => o.idmap = Some(rec || o.idmap == Some(true)),
                 Some(Word::Nothing) => {}
-                None => o.data.extend(text.split(',').filter(|d| !d.is_empty()).map(str::to_owned)),
+                None => o.data.extend(items(text).filter(|d| !d.is_empty()).map(str::to_owned)),
             }
         }
         if mount.kind == "bind" && o.bind.is_none() {
@@ -217,6 +244,19 @@ mod tests {
     #[test]
     fn words_are_sorted_for_the_search() {
         assert!(WORDS.windows(2).all(|w| w[0].0 < w[1].0));
+    }
+
+    #[test]
+    fn every_flag_of_a_super_block_is_one_of_mount() {
+        let names = WORDS.iter().filter_map(|(_, word)| if let Word::Super(name) = word { Some(name) } else { None });
+        assert!(names.map(|name| super_flag(name).count_ones()).eq([1; 5]));
+    }
+
+    #[test]
+    fn an_escaped_comma_separates_nothing() {
+        let all = |text| items(text).collect::<Vec<_>>();
+        assert_eq!(all(r"a,lowerdir=/b\,c:/d\\,e"), ["a", r"lowerdir=/b\,c:/d\\", "e"]);
+        assert_eq!(all(r"a\"), [r"a\"]);
     }
 
     #[test]

@@ -165,7 +165,8 @@ pub fn call(op: &Op) -> &'static str {
         Op::OpenTree { .. } | Op::OpenTreeOf { .. } => "open_tree",
         Op::OpenTreeAttr { .. } => "open_tree_attr",
         Op::Fsopen { .. } => "fsopen",
-        Op::FsString { .. } | Op::FsFlag { .. } | Op::FsModeOf { .. } | Op::FsCreate { .. } => "fsconfig",
+        Op::FsString { .. } | Op::FsFlag { .. } | Op::FsModeOf { .. } => "fsconfig",
+        Op::FsCreate { .. } | Op::FsReconfigure { .. } => "fsconfig",
         Op::Fsmount { .. } => "fsmount",
         Op::SetAttr { .. } => "mount_setattr",
         Op::Mount { .. } | Op::Remount { .. } => "mount",
@@ -326,7 +327,7 @@ fn subject_slot(op: &Op) -> Option<Slot> {
         | Op::ChildrenPid { slot }
         | Op::ControllingTty { slot }
         | Op::SendFd { slot, .. } => Some(slot),
-        Op::FsModeOf { fs, .. } | Op::FsCreate { fs } | Op::Fsmount { fs, .. } => Some(fs),
+        Op::FsModeOf { fs, .. } | Op::FsCreate { fs } | Op::FsReconfigure { fs } | Op::Fsmount { fs, .. } => Some(fs),
         Op::SetAttr { mount, .. } | Op::Remount { mount, .. } => Some(mount),
         Op::UnlockPty { master } | Op::PtyPeer { master, .. } | Op::Winsize { master, .. } => Some(master),
         _ => None,

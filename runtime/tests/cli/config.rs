@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
@@ -83,6 +83,52 @@ pub fn long_options_of_file_systems(b: &Bench) {
         add(s, &[json!({"destination": "/o", "type": "overlay", "source": "overlay", "options": [option, "ro"]})]);
     });
     assert_eq!(b.fine(&["run", &b.id("x")]), "0\n1\n2\n");
+}
+
+/// Words that only mount(2) knows.
+pub fn options_that_fsconfig_does_not_take(b: &Bench) {
+    let comma = b.path("a,b");
+    fs::create_dir(&comma).unwrap();
+    fs::write(comma.join("in"), "comma\n").unwrap();
+    fs::create_dir(b.path("c")).unwrap();
+    let dir = b.path("").display().to_string();
+    let lower = format!(r"lowerdir={dir}/a\,b:{dir}/c");
+    let overlay = |to: &str, options: Value| json!({"destination": to, "type": "overlay", "source": "overlay", "options": options});
+    let tmpfs =
+        |to: &str, options: Value| json!({"destination": to, "type": "tmpfs", "source": "tmpfs", "options": options});
+    b.spec(&["sh", "-c", "cat /o/in /ro/in; busybox grep -c ' /[tmn] ' /proc/mounts"], |s| {
+        add(s, &[overlay("/o", json!([lower])), overlay("/ro", json!([lower, "ro", "iversion"]))]);
+        add(s, &[tmpfs("/t", json!(["iversion"])), tmpfs("/m", json!(["iversion", "mode=700"]))]);
+        add(s, &[tmpfs("/n", json!(["iversion", "rprivate", "ro"]))]);
+    });
+    assert_eq!(b.fine(&["run", &b.id("x")]), "comma\ncomma\n3\n");
+}
+
+/// A remount has words for the file system too, not for the mount alone.
+pub fn remounts_change_file_systems(b: &Bench) {
+    let tmpfs =
+        |options: Value| json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": options});
+    let again = tmpfs(json!(["remount", "size=1m", "nr_inodes=77", "noexec"]));
+    for first in [json!(["size=8m"]), json!(["size=8m", "mode=700"]), json!(["size=8m", "tmpcopyup"])] {
+        b.spec(&["sh", "-c", "busybox grep ' /data ' /proc/mounts; busybox df -k /data"], |s| {
+            add(s, &[tmpfs(first), bind(&b.root(), "/mnt"), again.clone()]);
+        });
+        let said = b.fine(&["run", &b.id("x")]);
+        assert!(said.contains("size=1024k") && said.contains("nr_inodes=77") && said.contains("noexec"), "{said}");
+    }
+}
+
+/// A file system that the runtime has not made may be in use on the host.
+pub fn remounts_change_none_of_the_host(b: &Bench) {
+    let remount = |options: Value| json!({"destination": "/mnt", "type": "none", "source": "none", "options": options});
+    b.spec(&["busybox", "grep", " /mnt ", "/proc/mounts"], |s| {
+        add(s, &[bind(&b.root(), "/mnt"), remount(json!(["remount", "ro"]))]);
+    });
+    assert!(b.fine(&["run", &b.id("x")]).contains(" ro,"));
+    for option in ["sync", "size=1m"] {
+        b.spec(&["true"], |s| add(s, &[bind(&b.root(), "/mnt"), remount(json!(["remount", option]))]));
+        b.fails(&["run", &b.id("x")], "/mounts/4/options: change a file system that no entry before has made");
+    }
 }
 
 /// Nothing that a mask covers is reached by a descriptor that the runtime has open.
@@ -273,6 +319,102 @@ pub fn changes_after_the_create(b: &Bench) {
     assert_eq!(b.fine(&["exec", &id, "sh", "-c", "echo $WORD"]), "first\n");
     b.fine(&["delete", "-f", &id]);
     assert_eq!(fs::read_to_string(&said).unwrap(), "first\nfirst\n");
+}
+
+/// Who has taken an address for the container in createRuntime gives it back in poststop: once, whatever has failed.
+pub fn poststop_hooks_of_what_has_failed(b: &Bench) {
+    let (id, said) = (b.id("x"), b.path("said"));
+    let hook = |script: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    let with = |args: &[&str], patch: Value| {
+        let _none = fs::remove_file(&said);
+        b.spec(args, |s| {
+            s["hooks"] = json!({"createRuntime": hook("true"), "poststop": hook(&format!("cat >>{}", said.display()))});
+            for (name, hooks) in patch["hooks"].as_object().into_iter().flatten() {
+                s["hooks"][name] = hooks.clone();
+            }
+            add(s, patch["mounts"].as_array().map_or(&[], Vec::as_slice));
+        });
+    };
+    let once = |what: &str| {
+        let text = fs::read_to_string(&said).unwrap_or_default();
+        assert_eq!(text.matches(&id).count(), 1, "{what}: {text}");
+        assert!(text.contains(r#""status":"stopped""#), "{what}: {text}");
+    };
+    for (what, args, patch) in [
+        ("payload", "/nonexist", json!({})),
+        ("createRuntime", "true", json!({"hooks": {"createRuntime": hook("false")}})),
+        ("createContainer", "true", json!({"hooks": {"createContainer": [{"path": "/bin/false"}]}})),
+        ("mount", "true", json!({"mounts": [bind(&b.path("missing"), "/x")]})),
+    ] {
+        with(&[args], patch);
+        assert_ne!(b.say(&["create", &id]).code, 0, "{what}");
+        once(what);
+        assert_ne!(b.say(&["delete", &id]).code, 0, "{what}");
+        once(what);
+    }
+    // runc runs poststart hooks in its create.
+    with(&["sleep", "1000"], json!({"hooks": {"poststart": hook("false")}}));
+    let quiet = |args: &[&str]| b.command(args).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    if quiet(&["create", &id]).success() {
+        assert!(!quiet(&["start", &id]).success());
+        b.wait_for(&id, "stopped");
+        b.fine(&["delete", &id]);
+    }
+    once("poststart");
+}
+
+/// docker run -v /dev/urandom:/dev/random, and directories of nodes that belong to the host.
+pub fn what_is_bound_over_devices(b: &Bench) {
+    let host = b.path("nodes");
+    fs::create_dir(&host).unwrap();
+    let node = |name: &str| {
+        let device = rustix::fs::makedev(1, 3);
+        mknodat(CWD, host.join(name), FileType::CharacterDevice, Mode::from_raw_mode(0o600), device).unwrap();
+    };
+    node("n");
+    let listed = |path: &str, minor: u32, uid: u32| json!({"path": path, "type": "c", "major": 1, "minor": minor, "fileMode": 0o640, "uid": uid});
+    b.spec(&["sh", "-c", "busybox ls -ln /dev/random /dev/kmsg /dev/own /dev/sub/n"], |s| {
+        add(s, &[bind(Path::new("/dev/urandom"), "/dev/random"), bind(Path::new("/dev/null"), "/dev/./kmsg")]);
+        add(s, &[bind(&host, "/dev/sub")]);
+        s["linux"]["devices"] =
+            json!([listed("/dev/kmsg", 11, 0), listed("/dev/sub/n", 3, 77), listed("/dev/own", 5, 77)]);
+    });
+    let said = b.fine(&["run", &b.id("x")]);
+    let is = |path: &str| {
+        let line = said.lines().find(|line| line.ends_with(path)).unwrap_or_else(|| panic!("{path}: {said}"));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words[4..6].concat(), words[2].to_owned())
+    };
+    assert_eq!((is("/dev/random").0.as_str(), is("/dev/kmsg").0.as_str()), ("1,9", "1,3"));
+    assert_eq!(is("/dev/sub/n"), ("1,3".into(), "0".into()));
+    assert_eq!(is("/dev/own"), ("1,5".into(), "77".into()));
+    let meta = fs::metadata(host.join("n")).unwrap();
+    assert_eq!((meta.uid(), meta.mode() & 0o777), (0, 0o600));
+}
+
+/// A node that a container has left in its image's own /dev is neither taken for another nor given to somebody else.
+pub fn devices_that_are_there(b: &Bench) {
+    let dev = b.bundle().join("rootfs/dev");
+    let node = |name: &str, minor: u32| {
+        let device = rustix::fs::makedev(1, minor);
+        mknodat(CWD, dev.join(name), FileType::CharacterDevice, Mode::from_raw_mode(0o600), device).unwrap();
+    };
+    let spec = || {
+        b.spec(&["true"], |s| {
+            s["mounts"].as_array_mut().unwrap().retain(|m| m["destination"] == "/proc");
+            s["linux"]["devices"] = json!([{"path": "/dev/n", "type": "c", "major": 1, "minor": 3, "uid": 77}]);
+        });
+    };
+    node("n", 3);
+    spec();
+    b.fine(&["run", &b.id("x")]);
+    assert_eq!(fs::metadata(dev.join("n")).unwrap().uid(), 0);
+    if b.is_mini() {
+        // runc takes whatever is there.
+        fs::remove_file(dev.join("n")).unwrap();
+        node("n", 1);
+        b.fails(&["run", &b.id("x")], "/linux/devices/0");
+    }
 }
 
 /// A file that says nothing of it means the container's.

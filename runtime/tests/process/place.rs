@@ -20,6 +20,7 @@ pub const TESTS: &[super::Test] = &[
     ("place::only_three_descriptors", only_three_descriptors),
     ("place::descriptors_to_preserve", descriptors_to_preserve),
     ("place::tmpfs_with_a_copy", tmpfs_with_a_copy),
+    ("place::tmpfs_with_a_copy_and_a_mode", tmpfs_with_a_copy_and_a_mode),
     ("place::sysfs_of_a_borrowed_network", sysfs_of_a_borrowed_network),
     ("place::nothing_to_execute", nothing_to_execute),
     ("place::the_same_mounts_on_older_kernels", the_same_mounts_on_older_kernels),
@@ -157,6 +158,43 @@ fn tmpfs_with_a_copy() -> Result<(), Failed> {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!((status, &lines[..2]), (0, &["seed", "deep"][..]), "{text}");
     assert!(lines[2].starts_with("drwxr-x--T") && lines[3].contains(" 7 ") && lines[3].contains(" 8 "), "{text}");
+    Ok(())
+}
+
+/// What is asked for by name is not taken from the image; of the rest it is.
+fn tmpfs_with_a_copy_and_a_mode() -> Result<(), Failed> {
+    let (host, bundle) = (bundle::host(), Bundle::new("mode", 0));
+    let seed = bundle.dir.join("rootfs/seed");
+    std::fs::create_dir(seed.join("deep"))?;
+    for dir in [&seed, &seed.join("deep")] {
+        std::fs::set_permissions(dir, PermissionsExt::from_mode(0o750))?;
+        std::os::unix::fs::chown(dir, Some(7), Some(8))?;
+    }
+    for (options, expected) in [
+        (&["mode=1777", "uid=5", "gid=6"][..], ["drwxrwxrwt", "5", "6"]),
+        (&["mode=1777"], ["drwxrwxrwt", "7", "8"]),
+        (&["uid=5"], ["drwxr-x---", "5", "0"]),
+        (&["gid=6,size=1m"], ["drwxr-x---", "0", "6"]),
+        (&[], ["drwxr-x---", "7", "8"]),
+    ] {
+        let options = [&["tmpcopyup"], options].concat();
+        let mounts = json!([{"destination": "/seed", "type": "tmpfs", "source": "tmpfs", "options": options}]);
+        let patch = json!({"mounts": mounts, "process": {"args": ["ls", "-ldn", "/seed", "/seed/deep"]}});
+        let (status, text) = output(&host, &bundle, &patch)?;
+        let owned = |line: &str| {
+            line.split_whitespace()
+                .enumerate()
+                .filter(|(i, _)| [0, 2, 3].contains(i))
+                .map(|(_, w)| w.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let found: Vec<_> = text.lines().map(owned).collect();
+        assert_eq!(
+            (status, found),
+            (0, vec![expected.map(String::from).into(), ["drwxr-x---", "7", "8"].map(String::from).into()]),
+            "{options:?}"
+        );
+    }
     Ok(())
 }
 

@@ -21,7 +21,8 @@ const AT_RECURSIVE: u32 = 0x8000;
 /// A user namespace with these maps, each `inside:outside:size[,…]`. No process of it is left.
 pub fn user_namespace(uids: &str, gids: &str) -> Result<OwnedFd> {
     let (uids, gids) = (lines("uidmap", uids)?, lines("gidmap", gids)?);
-    let parked = sys::park_in_user_namespace().map_err(|e| Error::sys("clone3", "CLONE_NEWUSER", e))?;
+    let parked = sys::park_in_user_namespace(rustix::thread::UnshareFlags::empty())
+        .map_err(|e| Error::sys("clone3", "CLONE_NEWUSER", e))?;
     let proc = format!("/proc/{}", parked.pid);
     let made = write_map(&format!("{proc}/uid_map"), &uids)
         .and_then(|()| write_map(&format!("{proc}/gid_map"), &gids))

@@ -293,6 +293,35 @@ fn hooks_see_nothing_of_the_daemon() {
     });
 }
 
+/// The network that nerdctl attaches in createRuntime it detaches in poststop; containerd's `delete` follows every create
+/// that has failed.
+#[test]
+fn poststop_hooks_of_a_failed_create_run_once() {
+    on_loop(async {
+        let Some(bed) = Bed::new("failed").await else { return };
+        for (name, first) in [("a", "true"), ("b", "false")] {
+            let (id, said) = (bed.id(name), bed.path(&format!("{name}.said")));
+            let request = bed.request(&id, "exit 0", |spec| {
+                let hook = |script: String| json!([{ "path": "/bin/sh", "args": ["sh", "-c", script] }]);
+                let after = format!("cat >>{}", said.display());
+                spec["hooks"] = json!({ "createRuntime": hook(first.into()), "poststop": hook(after) });
+                spec["process"]["args"] = json!(["/nonexist"]);
+            });
+            bed.task.create(limit(), &request).await.unwrap_err();
+            let told = || std::fs::read_to_string(&said).unwrap_or_default().matches(r#""status":"stopped""#).count();
+            assert_eq!(told(), 1, "{name}");
+            let program = env!("CARGO_BIN_EXE_containerd-shim-mini-v2");
+            let words = ["-namespace", "ns", "-id", &id, "-address", "/x", "delete"];
+            let deleted =
+                std::process::Command::new(program).args(words).current_dir(&request.bundle).output().unwrap();
+            assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+            assert_eq!(told(), 1, "{name}");
+        }
+        bed.shutdown().await;
+        assert_eq!(bed.ended().await, 0);
+    });
+}
+
 /// The limit of containerd's unit since systemd 240 where it says nothing of its own. The shim needs more; who counts on
 /// select(2), or closes all there may be, does not.
 #[test]

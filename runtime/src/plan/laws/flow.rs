@@ -36,7 +36,9 @@ pub fn slots(op: &Op) -> (Vec<Slot>, Vec<Slot>) {
         | Op::Chown { dir, .. } => (vec![dir], vec![]),
         Op::CloseRange { keep, .. } => (keep.to_vec(), vec![]),
         Op::Fsopen { into, .. } | Op::MapNamespace { into, .. } => (vec![], vec![into]),
-        Op::FsString { fs, .. } | Op::FsFlag { fs, .. } | Op::FsCreate { fs } => (vec![fs], vec![]),
+        Op::FsString { fs, .. } | Op::FsFlag { fs, .. } | Op::FsCreate { fs } | Op::FsReconfigure { fs } => {
+            (vec![fs], vec![])
+        }
         Op::FsModeOf { fs, of } => (vec![fs, of], vec![]),
         Op::Fsmount { fs, into, .. } => (vec![fs], vec![into]),
         Op::SetAttr { mount, idmap, .. } => (std::iter::once(mount).chain(idmap).collect(), vec![]),
