@@ -158,7 +158,8 @@ impl Compiler<'_> {
         if tmpfs && !copy_up {
             self.mounted.insert(dest.to_owned(), tree);
         }
-        if changed {
+        // A copy of the host's has no context of ours.
+        if changed && !or_copy {
             self.contexts.insert(dest.to_owned(), fs);
         }
     }
