@@ -268,21 +268,20 @@ impl Cgroup {
         }
     }
 
-    /// Changes the limits that are given and leaves the others. Device rules, if there are any, replace the present ones
-    /// without denying in between what both allow.
+    /// Changes the limits that are given and leaves the others. Device rules are left out, as in runc: the CRI sends those
+    /// of the start with every update, and hooks and administrators may have allowed more since.
     ///
     /// # Errors
     /// As [`Cgroup::apply`]; what was written before the error stays.
     pub fn update(&self, r: &Resources) -> Result<()> {
         match &self.record.systemd {
-            None => self.limit(r)?,
+            None => self.limit(r),
             Some(unit) => {
                 let mut writes = self.record.writes(r)?;
-                self.tell(unit, &mut writes, r)?;
-                limits::perform(&writes, &self.record)?;
+                self.tell(unit, &mut writes)?;
+                limits::perform(&writes, &self.record)
             }
         }
-        if r.devices.is_empty() { Ok(()) } else { self.devices(&r.devices) }
     }
 
     /// Writes the limits, and leaves the devices alone. systemd, if it makes the group, has been told already.

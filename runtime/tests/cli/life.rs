@@ -245,6 +245,30 @@ pub fn update_and_statistics(b: &Bench) {
     assert_eq!(limits(b).0, 128 << 20);
 }
 
+/// The CRI sends the rules of the start with every update; a hook, or somebody else, may have allowed more since.
+pub fn update_leaves_the_devices(b: &Bench) {
+    let Ok(devices) = std::fs::canonicalize("/sys/fs/cgroup/devices") else { return };
+    let id = b.id("x");
+    let rules = json!([
+        {"allow": false, "access": "rwm"},
+        {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm"}
+    ]);
+    b.spec(&["sleep", "1000"], |s| {
+        s["linux"]["cgroupsPath"] = json!(format!("/{id}-group"));
+        s["linux"]["resources"] = json!({"devices": rules});
+    });
+    b.detached(&["run", "-d", &id]);
+    let dir = devices.join(format!("{id}-group"));
+    std::fs::write(dir.join("devices.allow"), "c 195:* rwm").unwrap();
+    let list = || std::fs::read_to_string(dir.join("devices.list")).unwrap();
+    let before = list();
+    assert!(before.contains("c 195:* rwm"), "{before}");
+    let file = b.path("resources.json");
+    std::fs::write(&file, json!({"cpu": {"shares": 512}, "devices": rules}).to_string()).unwrap();
+    b.fine(&["update", "--resources", file.to_str().unwrap(), &id]);
+    assert_eq!(list(), before);
+}
+
 /// Whoever is root inside sees the process of an exec before its execve, and may stop it: it stays neither there nor outside of its
 /// groups, where it is on version 1 until it has joined them.
 pub fn exec_that_is_stopped(b: &Bench) {
