@@ -18,8 +18,10 @@ pub enum Act {
     UntilCleared,
     /// A process in a group beside the container's uses up the parent's limit.
     Sibling,
+    /// The same in a group below the container's, at its limit.
+    Below,
 }
-use Act::{Exec, Outside, Pause, Resume, Rpc, Sibling, UntilCleared, UntilOom};
+use Act::{Below, Exec, Outside, Pause, Resume, Rpc, Sibling, UntilCleared, UntilOom};
 
 /// Which TaskOOM events are expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,6 +242,14 @@ pub const CORPUS: &[Death] = &[
         acts: &[Sibling, Exec("> /tmp/go"), UntilOom],
         init: OWN,
         exec: "exited with 0",
+        events: Events::Some,
+        ..PLAIN
+    },
+    Death {
+        name: "killed at the own limit in a group below",
+        limits: [20, 0, 0],
+        acts: &[Below, UntilOom, UntilCleared, Rpc("", 9)],
+        init: ASKED,
         events: Events::Some,
         ..PLAIN
     },
