@@ -272,16 +272,18 @@ impl Cgroup {
     /// of the start with every update, and hooks and administrators may have allowed more since.
     ///
     /// # Errors
-    /// As [`Cgroup::apply`]; what was written before the error stays.
+    /// As [`Cgroup::apply`]; then the limits are again what they were, but for those of single devices that had none.
     pub fn update(&self, r: &Resources) -> Result<()> {
-        match &self.record.systemd {
-            None => self.limit(r),
-            Some(unit) => {
-                let mut writes = self.record.writes(r)?;
-                self.tell(unit, &mut writes)?;
-                limits::perform(&writes, &self.record)
-            }
-        }
+        let mut writes = self.record.writes(r)?;
+        let mut before = limits::before(&writes, &self.record);
+        let tell = |writes: &mut [limits::Write]| match &self.record.systemd {
+            Some(unit) => self.tell(unit, writes),
+            None => Ok(()),
+        };
+        tell(&mut writes).and_then(|()| limits::perform(&writes, &self.record)).inspect_err(|_| {
+            let _ = tell(&mut before); // the first error is the one that matters
+            limits::put_back(before, &self.record);
+        })
     }
 
     /// Writes the limits, and leaves the devices alone. systemd, if it makes the group, has been told already.

@@ -245,6 +245,27 @@ pub fn update_and_statistics(b: &Bench) {
     assert_eq!(limits(b).0, 128 << 20);
 }
 
+/// Of an update that the kernel refuses half way nothing stays.
+pub fn update_that_is_refused(b: &Bench) {
+    let groups = Path::new("/sys/fs/cgroup");
+    if !groups.join("cpuset/cpuset.cpus").exists() {
+        return;
+    }
+    let id = b.id("x");
+    b.spec(&["sleep", "1000"], |s| {
+        s["linux"]["cgroupsPath"] = json!(format!("/{id}-group"));
+        s["linux"]["resources"] = json!({"pids": {"limit": 500}, "cpu": {"shares": 512}});
+    });
+    b.detached(&["run", "-d", &id]);
+    let file = b.path("resources.json");
+    std::fs::write(&file, r#"{"pids":{"limit":78},"cpu":{"shares":100,"cpus":"900"}}"#).unwrap();
+    b.fails(&["update", "--resources", file.to_str().unwrap(), &id], "cpuset.cpus");
+    for (file, value) in [("pids/$/pids.max", "500\n"), ("cpu/$/cpu.shares", "512\n")] {
+        let path = groups.join(file.replace('$', &format!("{id}-group")));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), value, "{file}");
+    }
+}
+
 /// The CRI sends the rules of the start with every update; a hook, or somebody else, may have allowed more since.
 pub fn update_leaves_the_devices(b: &Bench) {
     let Ok(devices) = std::fs::canonicalize("/sys/fs/cgroup/devices") else { return };
