@@ -38,6 +38,7 @@ const BOTH: &[Test] = &[
     ("killed_without_a_pid_namespace", life::killed_without_a_pid_namespace),
     ("killed_while_paused", life::killed_while_paused),
     ("update_and_statistics", life::update_and_statistics),
+    ("events_without_an_oom_killer", life::events_without_an_oom_killer),
     ("update_that_is_refused", life::update_that_is_refused),
     ("update_leaves_the_devices", life::update_leaves_the_devices),
     ("exec_into_a_full_group", life::exec_into_a_full_group),

@@ -55,6 +55,8 @@ struct Bells {
     heard: Vec<bool>,
     /// The kills in each group from ours on down, by inode number: version 1 counts them in the victim's own group only.
     counted: BTreeMap<u64, u64>,
+    /// Processes wait for memory, as nobody is killed for it, and that has been said.
+    told: bool,
 }
 
 /// Version 2: `memory.events`, whose changes are announced as POLLPRI; the epoll descriptor around it turns that into being
@@ -82,7 +84,7 @@ impl Oom {
             Version::V1 => {
                 let mut bells = vec![bell(dir)?];
                 bells.extend(groups[1..].iter().map_while(|(dir, _)| bell(dir).ok()));
-                Source::V1(Bells { heard: vec![false; bells.len()], bells, counted: BTreeMap::new() })
+                Source::V1(Bells { heard: vec![false; bells.len()], bells, counted: BTreeMap::new(), told: false })
             }
             Version::V2 => {
                 let path = dir.join("memory.events");
@@ -127,7 +129,8 @@ impl Oom {
         Ok(self.known)
     }
 
-    /// The kills since the last look, if there were any.
+    /// The kills since the last look, if there were any; none of them, once, if the group's OOM killer is disabled and
+    /// processes wait for memory instead.
     ///
     /// # Errors
     /// As [`Oom::read`].
@@ -155,40 +158,45 @@ impl Oom {
 
 impl Bells {
     fn look(&mut self, groups: &[(PathBuf, String)], known: &mut u64) -> Result<Option<Kills>> {
-        let Self { bells, heard, counted } = self;
+        let Self { bells, heard, counted, told } = self;
         // The kernel rings from the top down, so when ours has rung those above have. It also rings for kills beside us; the
         // latest ring is the one that belongs to a kill of ours.
-        if rang(&bells[0]) {
+        let rung = rang(&bells[0]);
+        if rung {
             *heard = bells.iter().enumerate().map(|(level, bell)| level == 0 || rang(bell)).collect();
         }
-        let now = kills_below(&groups[0].0)?;
+        let (now, waiting) = counts(&groups[0].0)?;
         // A group that is gone has taken its count along; a number that comes again is another group's.
         let before = |group: &u64| counted.get(group).copied().unwrap_or(0);
         let grown = |(group, count): (&u64, &u64)| count.checked_sub(before(group)).unwrap_or(*count);
         let new = now.iter().map(grown).sum();
         (*counted, *known) = (now, *known + new);
-        Ok((new > 0).then(|| Kills { count: new, limit: topmost(heard, groups) }))
+        // The kernel says so before it rings.
+        let news = waiting && rung && !*told;
+        *told = waiting && (*told || rung);
+        Ok((new > 0 || news).then(|| Kills { count: new, limit: topmost(heard, groups) }))
     }
 }
 
-/// What version 1 counts in a group and in each of those below, by their inode numbers.
-fn kills_below(top: &Path) -> Result<BTreeMap<u64, u64>> {
+/// What version 1 counts in a group and in each of those below, by their inode numbers; and whether processes of the group
+/// wait for memory because its OOM killer is disabled.
+fn counts(top: &Path) -> Result<(BTreeMap<u64, u64>, bool)> {
     const CONTROL: &str = "memory.oom_control";
     let path = top.join(CONTROL);
     let wrong = |e| fault("read", &path, e);
     let count = |text: &str| file::value(text, "oom_kill").and_then(|n| n.parse().ok()).ok_or(Errno::NODATA);
     let own = rustix::fs::stat(top).map_err(wrong)?;
+    let text = file::get(&path).map_err(wrong)?;
+    let waiting = ["oom_kill_disable", "under_oom"].iter().all(|key| file::value(&text, key) == Some("1"));
+    let mut all = BTreeMap::from([(own.st_ino, count(&text).map_err(wrong)?)]);
     // A group's directory has a link for each directory in it.
-    if own.st_nlink <= 2 {
-        let kills = file::get(&path).and_then(|text| count(&text)).map_err(wrong)?;
-        return Ok(BTreeMap::from([(own.st_ino, kills)]));
+    if own.st_nlink > 2 {
+        tree::each(top, &mut |dir| {
+            all.insert(rustix::fs::fstat(dir)?.st_ino, count(&tree::read_at(dir, CONTROL)?)?);
+            Ok(())
+        })?;
     }
-    let mut all = BTreeMap::new();
-    tree::each(top, &mut |dir| {
-        all.insert(rustix::fs::fstat(dir)?.st_ino, count(&tree::read_at(dir, CONTROL)?)?);
-        Ok(())
-    })?;
-    Ok(all)
+    Ok((all, waiting))
 }
 
 impl Counters {

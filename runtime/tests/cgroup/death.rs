@@ -175,6 +175,35 @@ pub fn out_of_memory() -> Done {
     Ok(())
 }
 
+/// Version 1 only: nobody is killed, and it is told once each time that somebody has to wait for memory.
+pub fn out_of_memory_and_nobody_killed() -> Done {
+    let group = Group::new("oom-wait");
+    let (true, dir) = group.find("memory").unwrap() else { return Ok(()) };
+    let mut oom = group.0.oom().unwrap();
+    let limit = |mebibytes: u64| {
+        let bytes = mebibytes << 20;
+        let json = format!(r#"{{"memory": {{"limit": {bytes}, "swap": {bytes}, "disableOOMKiller": true}}}}"#);
+        group.0.update(&resources(&json)).unwrap();
+    };
+    let under = || read(&dir.join("memory.oom_control")).contains("under_oom 1");
+    let own = Limit::Own(format!("/{}", dir.strip_prefix(mount(&group)).unwrap().display()));
+    let mut processes = Vec::new();
+    for (before, after) in [(16, 96), (96, 256)] {
+        limit(before);
+        oom.look().unwrap(); // changing a limit may say so
+        processes.push(start(&group, "eat=64"));
+        assert!(readable(&oom, Duration::from_secs(20)));
+        assert_eq!(oom.look().unwrap(), Some(Kills { count: 0, limit: own.clone() }));
+        assert!(under());
+        assert_eq!(oom.look().unwrap(), None);
+        limit(after);
+        eventually("more memory", || !under());
+        assert_eq!((oom.look().unwrap(), oom.read().unwrap()), (None, 0));
+    }
+    assert!(processes.iter_mut().all(|process| process.wait(Duration::ZERO).is_none()));
+    Ok(())
+}
+
 /// In a group that the container has made inside its own, and that may go: version 1 counts the kill there only.
 pub fn out_of_memory_below() -> Done {
     let group = Group::new("oom-below");

@@ -1,9 +1,10 @@
 //! The life of a container by the command line.
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -243,6 +244,35 @@ pub fn update_and_statistics(b: &Bench) {
     std::fs::write(&file, "{").unwrap();
     b.fails(&["update", "--resources", file.to_str().unwrap(), &id], "");
     assert_eq!(limits(b).0, 128 << 20);
+}
+
+/// Nobody is killed, and whoever waits for news is told all the same (Moby's TestEventsOOMDisableTrue). Version 1 only.
+pub fn events_without_an_oom_killer(b: &Bench) {
+    if !Path::new("/sys/fs/cgroup/memory/memory.oom_control").exists() {
+        return;
+    }
+    let id = b.id("x");
+    b.spec(&["sh", "-c", "until [ -e /go ]; do sleep 0.05; done; while :; do x=0123456789$x$x; done"], |s| {
+        s["linux"]["resources"] = json!({"memory": {"limit": 20 << 20, "swap": 20 << 20, "disableOOMKiller": true}});
+    });
+    b.detached(&["run", "-d", &id]);
+    let mut events = b.command(&["events", "--interval", "1s", &id]).stdout(Stdio::piped()).spawn().unwrap();
+    let (heard, lines) = std::sync::mpsc::channel();
+    let out = std::io::BufReader::new(events.stdout.take().unwrap());
+    std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| heard.send(line)));
+    let next = |kind: &str| {
+        until(kind, || {
+            let line: Value = serde_json::from_str(&lines.recv_timeout(Duration::from_secs(20)).unwrap()).unwrap();
+            line["type"] == kind
+        });
+    };
+    next("stats"); // it listens
+    std::fs::write(b.bundle().join("rootfs/go"), "").unwrap();
+    next("oom");
+    events.kill().unwrap();
+    events.wait().unwrap();
+    assert_eq!(b.status(&id), "running");
+    b.fine(&["delete", "-f", &id]);
 }
 
 /// Of an update that the kernel refuses half way nothing stays.

@@ -45,7 +45,8 @@ pub struct Death {
     pub init: &'static str,
     pub exec: &'static str,
     pub events: Events,
-    /// Version 1 has no such thing, and the limit is refused.
+    /// The other version has no such thing, and the limit is refused.
+    pub only_v1: bool,
     pub only_v2: bool,
 }
 
@@ -59,6 +60,7 @@ const PLAIN: Death = Death {
     init: "",
     exec: "",
     events: Events::None,
+    only_v1: false,
     only_v2: false,
 };
 
@@ -251,6 +253,17 @@ pub const CORPUS: &[Death] = &[
         acts: &[Below, UntilOom, UntilCleared, Rpc("", 9)],
         init: ASKED,
         events: Events::Some,
+        ..PLAIN
+    },
+    Death {
+        name: "waits for memory, then SIGKILL from outside",
+        limits: [20, 0, 0],
+        resources: r#"{"memory": {"disableOOMKiller": true}}"#,
+        script: HOG,
+        acts: &[UntilOom, Outside("", 9)],
+        init: STRANGER,
+        events: Events::Some,
+        only_v1: true,
         ..PLAIN
     },
     Death {

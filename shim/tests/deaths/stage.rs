@@ -70,7 +70,8 @@ impl<'a> Stage<'a> {
         let groups = Above(vec![group(&top, above), group(&pod, parent)]);
         let mut resources: Value = serde_json::from_str(death.resources).unwrap();
         if own > 0 {
-            resources["memory"] = memory(own);
+            resources["memory"]["limit"] = json!(own << 20);
+            resources["memory"]["swap"] = json!(own << 20);
         }
         let id = bed.id("c");
         let request = bed.request(&id, death.script, |spec| {
