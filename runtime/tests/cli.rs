@@ -82,6 +82,8 @@ const OURS: &[Test] = &[
     ("passwd_that_is_no_file", config::passwd_that_is_no_file),
     // runc's init has threads
     ("one_process_in_a_user_namespace", config::one_process_in_a_user_namespace),
+    // runc forgets the shares with the kernel
+    ("update_of_an_idle_group", life::update_of_an_idle_group),
     // Takes runc along, to compare
     ("statistics_are_those_of_runc", statistics::as_runc),
     // runc takes "+1" and says nothing of "1:"

@@ -246,6 +246,26 @@ pub fn update_and_statistics(b: &Bench) {
     assert_eq!(limits(b).0, 128 << 20);
 }
 
+/// The kernel forgets the shares of an idle group.
+pub fn update_of_an_idle_group(b: &Bench) {
+    let dir = Path::new("/sys/fs/cgroup/cpu");
+    if !dir.join("cpu.shares").exists() {
+        return;
+    }
+    let id = b.id("x");
+    let dir = dir.join(format!("{id}-group"));
+    b.spec(&["sleep", "1000"], |s| {
+        s["linux"]["cgroupsPath"] = json!(format!("/{id}-group"));
+        s["linux"]["resources"] = json!({"cpu": {"shares": 512}});
+    });
+    b.detached(&["run", "-d", &id]);
+    if dir.join("cpu.idle").exists() {
+        b.fine(&["update", &id, "--cpu-idle", "1"]);
+        b.fine(&["update", &id, "--cpu-idle", "0"]);
+        assert_eq!(std::fs::read_to_string(dir.join("cpu.shares")).unwrap(), "512\n");
+    }
+}
+
 /// Nobody is killed, and whoever waits for news is told all the same (Moby's TestEventsOOMDisableTrue). Version 1 only.
 pub fn events_without_an_oom_killer(b: &Bench) {
     if !Path::new("/sys/fs/cgroup/memory/memory.oom_control").exists() {
