@@ -37,7 +37,7 @@ pub use stats::*;
 pub use systemd::Unit;
 
 use crate::error::{Error, Kind, Result};
-use crate::spec::Resources;
+use crate::spec::{Cpu, Resources};
 
 /// Which interface a controller has on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +134,9 @@ impl Record {
 
 /// How long a removal waits, in all, for processes that are on their way out.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The kernel's default of `cpu.shares`.
+const SHARES: u64 = 1024;
 
 /// What is said of a container without groups.
 const NONE: &str = "the container has no control group";
@@ -268,21 +271,36 @@ impl Cgroup {
         }
     }
 
-    /// Changes the limits that are given and leaves the others. Device rules, if there are any, replace the present ones
-    /// without denying in between what both allow.
+    /// Changes the limits that are given and leaves the others. Device rules are left out, as in runc: the CRI sends those
+    /// of the start with every update, and hooks and administrators may have allowed more since.
     ///
     /// # Errors
-    /// As [`Cgroup::apply`]; what was written before the error stays.
+    /// As [`Cgroup::apply`]; then the limits are again what they were, but for those of single devices that had none.
     pub fn update(&self, r: &Resources) -> Result<()> {
-        match &self.record.systemd {
-            None => self.limit(r)?,
-            Some(unit) => {
-                let mut writes = self.record.writes(r)?;
-                self.tell(unit, &mut writes, r)?;
-                limits::perform(&writes, &self.record)?;
-            }
-        }
-        if r.devices.is_empty() { Ok(()) } else { self.devices(&r.devices) }
+        let mut writes = self.record.writes(r)?;
+        let mut before = limits::before(&writes, &self.record);
+        let tell = |writes: &mut [limits::Write]| match &self.record.systemd {
+            Some(unit) => self.tell(unit, writes),
+            None => Ok(()),
+        };
+        tell(&mut writes).and_then(|()| limits::perform(&writes, &self.record)).inspect_err(|_| {
+            let _ = tell(&mut before); // the first error is the one that matters
+            limits::put_back(before, &self.record);
+        })
+    }
+
+    /// [`Cgroup::update`] of a container that was made with the limits of `spec`: the kernel has forgotten the shares of an
+    /// idle group, so a request that ends its idleness and names none gets those.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn update_from(&self, spec: &Resources, r: &Resources) -> Result<()> {
+        let idle = || self.record.current("cpu", "cpu.idle").is_some_and(|text| text.trim() == "1");
+        let wakes = |cpu: &&Cpu| cpu.idle == Some(0) && cpu.shares.is_none_or(|n| n == 0) && idle();
+        let Some(cpu) = r.cpu.as_ref().filter(wakes) else { return self.update(r) };
+        let given = spec.cpu.as_ref().and_then(|cpu| cpu.shares).filter(|n| *n != 0);
+        let cpu = Cpu { shares: given.or(Some(SHARES)), ..cpu.clone() };
+        self.update(&Resources { cpu: Some(cpu), ..r.clone() })
     }
 
     /// Writes the limits, and leaves the devices alone. systemd, if it makes the group, has been told already.

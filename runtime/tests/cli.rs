@@ -38,6 +38,9 @@ const BOTH: &[Test] = &[
     ("killed_without_a_pid_namespace", life::killed_without_a_pid_namespace),
     ("killed_while_paused", life::killed_while_paused),
     ("update_and_statistics", life::update_and_statistics),
+    ("events_without_an_oom_killer", life::events_without_an_oom_killer),
+    ("update_that_is_refused", life::update_that_is_refused),
+    ("update_leaves_the_devices", life::update_leaves_the_devices),
     ("exec_into_a_full_group", life::exec_into_a_full_group),
     ("log", life::log),
     ("options_after_the_id", life::options_after_the_id),
@@ -86,6 +89,8 @@ const OURS: &[Test] = &[
     ("passwd_that_is_no_file", config::passwd_that_is_no_file),
     // runc's init has threads
     ("one_process_in_a_user_namespace", config::one_process_in_a_user_namespace),
+    // runc forgets the shares with the kernel
+    ("update_of_an_idle_group", life::update_of_an_idle_group),
     // Takes runc along, to compare
     ("statistics_are_those_of_runc", statistics::as_runc),
     // runc takes "+1" and says nothing of "1:"

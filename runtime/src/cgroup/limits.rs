@@ -176,7 +176,7 @@ fn page_size(text: &str) -> Option<&str> {
 /// Carries out a list. `dir` gives the group's directory for a controller.
 ///
 /// # Errors
-/// The first write that fails, with its pointer; those before it have taken effect.
+/// The first write that fails, with its pointer; those before it have taken effect, see [`put_back`].
 pub(super) fn perform(writes: &[Write], record: &Record) -> Result<()> {
     let mut later: Vec<(&Write, PathBuf)> = Vec::new();
     let mut skip = false;
@@ -215,6 +215,43 @@ fn again(later: &mut Vec<(&Write, PathBuf)>, record: &Record) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What the files of a list say before it is carried out, for [`put_back`]; without those that cannot be read.
+pub(super) fn before(writes: &[Write], record: &Record) -> Vec<Write> {
+    let mut all = Vec::new();
+    for write in writes.iter().rev() {
+        // The kernel sets the shares of a group that becomes idle, or is idle no more.
+        let others = if write.file == "cpu.idle" { &["cpu.shares", "cpu.weight"][..] } else { &[] };
+        all.extend([write.file.as_str()].iter().chain(others).filter_map(|file| {
+            let value = says(write.controller, file, record)?;
+            Some(Write { file: (*file).to_owned(), value, ..write.clone() })
+        }));
+    }
+    all
+}
+
+/// Writes what [`before`] has found where the files say something else by now. Errors are passed over: the one that led
+/// here is told. What the kernel refuses is tried again behind the others, as in [`perform`].
+pub(super) fn put_back(mut before: Vec<Write>, record: &Record) {
+    let is_back = |old: &Write| {
+        let Some((_, dir)) = record.find(old.controller) else { return true };
+        // The kernel takes one line at a time; and a write of no bytes would never get to the file.
+        let mut lines = old.value.split('\n').map(|line| if line.is_empty() { "\n" } else { line });
+        says(old.controller, &old.file, record).as_ref() == Some(&old.value)
+            || lines.all(|line| file::put(&dir.join(&old.file), line).is_ok())
+    };
+    let mut left = usize::MAX;
+    while before.len() < left {
+        left = before.len();
+        before.retain(|old| !is_back(old));
+    }
+}
+
+/// What would have to be written to a file for it to say what it says.
+fn says(controller: &str, file: &str, record: &Record) -> Option<String> {
+    let text = record.current(controller, file)?;
+    Some(file::value(&text, "oom_kill_disable").unwrap_or(text.trim_end()).to_owned())
 }
 
 enum Done {

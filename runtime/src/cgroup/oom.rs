@@ -1,12 +1,13 @@
 //! Learning that the kernel has killed for want of memory, and whose limit it was.
 //!
-//! Both versions count the *kills* where the victim was. Whose limit was hit is told apart from that: version 2 counts
+//! Both versions count the *kills* where the victim was, version 2 also in the groups above. Whose limit was hit is told apart from that: version 2 counts
 //! "out of memory" in `memory.events.local` of the group whose limit it is; version 1 rings the bell of that group and
 //! of all groups below it, so that the topmost of our ancestors who heard it is the one.
 
 mod above;
 mod limit;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,7 +22,7 @@ pub use limit::{Kills, Limit};
 
 use super::Version;
 use super::file::{self, fault};
-use super::tree::at_start;
+use super::tree::{self, at_start};
 use crate::error::Result;
 
 /// Groups above ours that are looked at: a pod's has two to four.
@@ -42,12 +43,20 @@ pub struct Oom {
 #[derive(Debug)]
 enum Source {
     /// Version 1: an eventfd for each group, that the kernel adds to at each out-of-memory there or above, and when the
-    /// group is removed; and who heard the last one.
-    V1 {
-        bells: Vec<OwnedFd>,
-        heard: Vec<bool>,
-    },
+    /// group is removed.
+    V1(Bells),
     V2(Counters),
+}
+
+#[derive(Debug)]
+struct Bells {
+    bells: Vec<OwnedFd>,
+    /// Who heard the last ring.
+    heard: Vec<bool>,
+    /// The kills in each group from ours on down, by inode number: version 1 counts them in the victim's own group only.
+    counted: BTreeMap<u64, u64>,
+    /// Processes wait for memory, as nobody is killed for it, and that has been said.
+    told: bool,
 }
 
 /// Version 2: `memory.events`, whose changes are announced as POLLPRI; the epoll descriptor around it turns that into being
@@ -75,7 +84,7 @@ impl Oom {
             Version::V1 => {
                 let mut bells = vec![bell(dir)?];
                 bells.extend(groups[1..].iter().map_while(|(dir, _)| bell(dir).ok()));
-                Source::V1 { heard: vec![false; bells.len()], bells }
+                Source::V1(Bells { heard: vec![false; bells.len()], bells, counted: BTreeMap::new(), told: false })
             }
             Version::V2 => {
                 let path = dir.join("memory.events");
@@ -96,7 +105,7 @@ impl Oom {
     /// Readable when there may be news: poll for input, then [`Oom::read`] or [`Oom::look`].
     pub fn fd(&self) -> BorrowedFd<'_> {
         match &self.source {
-            Source::V1 { bells, .. } => bells[0].as_fd(),
+            Source::V1(Bells { bells, .. }) => bells[0].as_fd(),
             Source::V2(counters) => counters.epoll.as_fd(),
         }
     }
@@ -120,26 +129,15 @@ impl Oom {
         Ok(self.known)
     }
 
-    /// The kills since the last look, if there were any.
+    /// The kills since the last look, if there were any; none of them, once, if the group's OOM killer is disabled and
+    /// processes wait for memory instead.
     ///
     /// # Errors
     /// As [`Oom::read`].
     pub fn look(&mut self) -> Result<Option<Kills>> {
         let Self { groups, source, known } = self;
         match source {
-            Source::V1 { bells, heard } => {
-                // The kernel rings from the top down, so when ours has rung those above have. It also rings for
-                // kills beside us; the latest ring is the one that belongs to a kill of ours.
-                if rang(&bells[0]) {
-                    *heard = bells.iter().enumerate().map(|(level, bell)| level == 0 || rang(bell)).collect();
-                }
-                let path = groups[0].0.join("memory.oom_control");
-                let text = file::get(&path).map_err(|e| fault("read", &path, e))?;
-                let total = file::value(&text, "oom_kill").and_then(|n| n.parse().ok());
-                let total = total.ok_or_else(|| fault("read", &path, Errno::NODATA))?;
-                let new = grown(known, total);
-                Ok((new > 0).then(|| Kills { count: new, limit: topmost(heard, groups) }))
-            }
+            Source::V1(bells) => bells.look(groups, known),
             Source::V2(counters) => counters.look(groups, known),
         }
     }
@@ -156,6 +154,49 @@ impl Oom {
         let limit = nearest_above(now.ooms > above.counted.ooms, &counted.local, &local, &self.groups);
         Some(Kills { count, limit: hit.clone().of(limit, true, Instant::now()) })
     }
+}
+
+impl Bells {
+    fn look(&mut self, groups: &[(PathBuf, String)], known: &mut u64) -> Result<Option<Kills>> {
+        let Self { bells, heard, counted, told } = self;
+        // The kernel rings from the top down, so when ours has rung those above have. It also rings for kills beside us; the
+        // latest ring is the one that belongs to a kill of ours.
+        let rung = rang(&bells[0]);
+        if rung {
+            *heard = bells.iter().enumerate().map(|(level, bell)| level == 0 || rang(bell)).collect();
+        }
+        let (now, waiting) = counts(&groups[0].0)?;
+        // A group that is gone has taken its count along; a number that comes again is another group's.
+        let before = |group: &u64| counted.get(group).copied().unwrap_or(0);
+        let grown = |(group, count): (&u64, &u64)| count.checked_sub(before(group)).unwrap_or(*count);
+        let new = now.iter().map(grown).sum();
+        (*counted, *known) = (now, *known + new);
+        // The kernel says so before it rings.
+        let news = waiting && rung && !*told;
+        *told = waiting && (*told || rung);
+        Ok((new > 0 || news).then(|| Kills { count: new, limit: topmost(heard, groups) }))
+    }
+}
+
+/// What version 1 counts in a group and in each of those below, by their inode numbers; and whether processes of the group
+/// wait for memory because its OOM killer is disabled.
+fn counts(top: &Path) -> Result<(BTreeMap<u64, u64>, bool)> {
+    const CONTROL: &str = "memory.oom_control";
+    let path = top.join(CONTROL);
+    let wrong = |e| fault("read", &path, e);
+    let count = |text: &str| file::value(text, "oom_kill").and_then(|n| n.parse().ok()).ok_or(Errno::NODATA);
+    let own = rustix::fs::stat(top).map_err(wrong)?;
+    let text = file::get(&path).map_err(wrong)?;
+    let waiting = ["oom_kill_disable", "under_oom"].iter().all(|key| file::value(&text, key) == Some("1"));
+    let mut all = BTreeMap::from([(own.st_ino, count(&text).map_err(wrong)?)]);
+    // A group's directory has a link for each directory in it.
+    if own.st_nlink > 2 {
+        tree::each(top, &mut |dir| {
+            all.insert(rustix::fs::fstat(dir)?.st_ino, count(&tree::read_at(dir, CONTROL)?)?);
+            Ok(())
+        })?;
+    }
+    Ok((all, waiting))
 }
 
 impl Counters {

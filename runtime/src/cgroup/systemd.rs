@@ -27,7 +27,7 @@ use manager::Manager;
 use super::{Cgroup, Layout, Record, Version, devices, file, freeze, limits, tree};
 use crate::child::Keeper;
 use crate::error::{Error, Kind, Result};
-use crate::spec::{Resources, Spec};
+use crate::spec::Spec;
 
 /// sd_booted(3).
 const BOOTED: &str = "/run/systemd/system";
@@ -128,28 +128,16 @@ impl Cgroup {
         }
     }
 
-    /// Tells systemd of new limits and device rules, if it makes the group, and raises the quotas among the writes to
-    /// what it can express.
-    pub(super) fn tell(&self, unit: &Unit, writes: &mut [limits::Write], r: &Resources) -> Result<()> {
+    /// Tells systemd of new limits, if it makes the group, and raises the quotas among the writes to what it can express.
+    pub(super) fn tell(&self, unit: &Unit, writes: &mut [limits::Write]) -> Result<()> {
         let current = |file: &str| self.record.current("cpu", file);
-        if properties::of_limits(&mut writes.to_vec(), u32::MAX, &current)?.is_empty() && r.devices.is_empty() {
+        if properties::of_limits(&mut writes.to_vec(), u32::MAX, &current)?.is_empty() {
             return Ok(());
         }
         let mut manager = Manager::connect(unit.user)?;
         let systemd = manager.version()?;
-        let mut all = properties::of_limits(writes, systemd, &current)?;
-        let version = version(&self.record);
-        if r.devices.is_empty() {
-            return self.set(&mut manager, unit, all, writes);
-        }
-        all.extend(devices::unit::properties(&r.devices, version, systemd)?);
-        // On version 1 systemd forbids every device before it allows some, and nobody may open one meanwhile.
-        let still = version == Version::V1 && !self.is_frozen()?;
-        if still {
-            self.freeze()?;
-        }
-        let set = self.set(&mut manager, unit, all, writes);
-        if still { set.and(self.thaw()) } else { set }
+        let all = properties::of_limits(writes, systemd, &current)?;
+        self.set(&mut manager, unit, all, writes)
     }
 
     /// Changes properties, and puts back what systemd thereby takes from files that are not among the writes to come.

@@ -435,7 +435,8 @@ pub(super) fn give(dir: &Path, uid: u32) -> Result<()> {
     names.lines().filter(|name| !name.contains('/')).try_for_each(|name| own(&dir.join(name)))
 }
 
-fn read_at(dir: &OwnedFd, name: &str) -> rustix::io::Result<String> {
+/// The text of a control file in an open group.
+pub(super) fn read_at(dir: &OwnedFd, name: &str) -> rustix::io::Result<String> {
     kernfs::again(&retry(|| openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))?)
 }
 

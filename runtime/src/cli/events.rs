@@ -19,7 +19,7 @@ pub fn events(context: &Context<'_>, args: &args::Events) -> Result<()> {
     if args.stats {
         return line("stats", stats(&cgroup)?);
     }
-    // runc's line has no data; whose limit it was is ours.
+    // runc's line has no data; whose limit it was is ours, and that of 0 kills tells of processes that wait for memory.
     let killed = |kills: &Kills, presumed: bool| {
         let (whose, group) = (kills.limit.whose(), kills.limit.group());
         let mut data = json!({"kills": kills.count, "whose": whose, "group": group});

@@ -22,7 +22,9 @@ pub fn update(context: &Context<'_>, args: &args::Update) -> Result<()> {
         None => resources(&args.limits)?,
     };
     check::resources(&resources)?;
-    found.cgroup()?.update(&resources)
+    // A record of an older version may have outlived its bundle: then the kernel's defaults.
+    let spec = found.record.spec().unwrap_or_default();
+    found.cgroup()?.update_from(&spec.linux.resources, &resources)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -175,6 +175,68 @@ pub fn out_of_memory() -> Done {
     Ok(())
 }
 
+/// Version 1 only: nobody is killed, and it is told once each time that somebody has to wait for memory.
+pub fn out_of_memory_and_nobody_killed() -> Done {
+    let group = Group::new("oom-wait");
+    let (true, dir) = group.find("memory").unwrap() else { return Ok(()) };
+    let mut oom = group.0.oom().unwrap();
+    let limit = |mebibytes: u64| {
+        let bytes = mebibytes << 20;
+        let json = format!(r#"{{"memory": {{"limit": {bytes}, "swap": {bytes}, "disableOOMKiller": true}}}}"#);
+        group.0.update(&resources(&json)).unwrap();
+    };
+    let under = || read(&dir.join("memory.oom_control")).contains("under_oom 1");
+    let own = Limit::Own(format!("/{}", dir.strip_prefix(mount(&group)).unwrap().display()));
+    let mut processes = Vec::new();
+    for (before, after) in [(16, 96), (96, 256)] {
+        limit(before);
+        oom.look().unwrap(); // changing a limit may say so
+        processes.push(start(&group, "eat=64"));
+        assert!(readable(&oom, Duration::from_secs(20)));
+        assert_eq!(oom.look().unwrap(), Some(Kills { count: 0, limit: own.clone() }));
+        assert!(under());
+        assert_eq!(oom.look().unwrap(), None);
+        limit(after);
+        eventually("more memory", || !under());
+        assert_eq!((oom.look().unwrap(), oom.read().unwrap()), (None, 0));
+    }
+    assert!(processes.iter_mut().all(|process| process.wait(Duration::ZERO).is_none()));
+    Ok(())
+}
+
+/// In a group that the container has made inside its own, and that may go: version 1 counts the kill there only.
+pub fn out_of_memory_below() -> Done {
+    let group = Group::new("oom-below");
+    let mut oom = group.0.oom().unwrap();
+    group.0.apply(&resources(r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#)).unwrap();
+    for kills in 1..=3 {
+        dirs(&group).iter().for_each(|dir| mkdir(&dir.join("inner")));
+        let mut process = Process::start(&group.0.attach_below(&["inner".to_owned()], false).unwrap(), "eat=64");
+        assert!(readable(&oom, Duration::from_secs(20)), "ours is the limit");
+        assert_eq!(process.wait(Duration::from_secs(20)), Some(137));
+        assert_eq!(oom.read().unwrap(), kills);
+        dirs(&group).iter().for_each(|dir| std::fs::remove_dir(dir.join("inner")).unwrap());
+        assert_eq!(oom.read().unwrap(), kills, "though the group that counted it is gone");
+    }
+    // Groups that come and go meanwhile are no end of the watch.
+    let (_, dir) = group.find("memory").unwrap();
+    std::thread::scope(|scope| {
+        let churn = scope.spawn(|| {
+            for n in 0..500 {
+                let inner = dir.join(format!("passing-{}", n % 3));
+                mkdir(&inner);
+                mkdir(&inner.join("inner"));
+                std::fs::remove_dir(inner.join("inner")).unwrap();
+                std::fs::remove_dir(inner).unwrap();
+            }
+        });
+        while !churn.is_finished() {
+            assert_eq!(oom.look().unwrap(), None);
+        }
+    });
+    Ok(())
+}
+
 /// As if systemd had made the group, and takes it away as soon as it is empty: what the group above has counted since the
 /// last look is ours, and what a group beside ours did before that is not.
 pub fn out_of_memory_and_gone() -> Done {

@@ -18,15 +18,17 @@ pub fn rules() -> Done {
     assert_eq!(tries("/dev/kmsg"), 0, "before any rule");
     group.0.apply(&resources("{}")).unwrap();
     assert_eq!((tries("/dev/null"), tries("/dev/kmsg")), (0, libc::EPERM), "the default list");
-    group.0.update(&resources(r#"{"pids": {"limit": 100}}"#)).unwrap();
-    assert_eq!(tries("/dev/kmsg"), libc::EPERM, "an update without rules leaves them");
-    let allow = r#"{"devices": [{"allow": false, "access": "rwm"},
-        {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]}"#;
-    group.0.update(&resources(allow)).unwrap();
-    assert_eq!((tries("/dev/null"), tries("/dev/kmsg")), (0, 0), "allowed by an update");
-    group.0.update(&resources(r#"{"devices": [{"allow": false, "access": "rwm"}]}"#)).unwrap();
+    let set = |rules: &str| group.0.devices(&resources(rules).devices).unwrap();
+    set(r#"{"devices": [{"allow": false, "access": "rwm"},
+        {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]}"#);
+    assert_eq!((tries("/dev/null"), tries("/dev/kmsg")), (0, 0), "allowed by a rule");
+    for rules in ["{}", r#"{"pids": {"limit": 100}}"#, r#"{"devices": [{"allow": false, "access": "rwm"}]}"#] {
+        group.0.update(&resources(rules)).unwrap();
+        assert_eq!(tries("/dev/kmsg"), 0, "an update leaves the rules: {rules}");
+    }
+    set(r#"{"devices": [{"allow": false, "access": "rwm"}]}"#);
     assert_eq!((tries("/dev/null"), tries("/dev/kmsg")), (0, libc::EPERM), "and taken back");
-    group.0.update(&resources(r#"{"devices": [{"allow": true, "access": "rwm"}]}"#)).unwrap();
+    set(r#"{"devices": [{"allow": true, "access": "rwm"}]}"#);
     assert_eq!(tries("/dev/kmsg"), 0, "privileged");
     if group.find("devices").is_some() {
         assert_eq!(group.read("devices", "devices.list"), "a *:* rwm");
@@ -86,7 +88,7 @@ pub fn beside_another() -> Done {
         (r#"{"devices": [{"allow": true}]}"#, 0),
         (r#"{"devices": [{"allow": false}]}"#, libc::EPERM),
     ] {
-        group.0.update(&resources(rules)).unwrap();
+        group.0.devices(&resources(rules).devices).unwrap();
         assert_eq!((attached(), tries(&group, "/dev/kmsg")), (2, expected), "{rules}");
         assert_eq!(tries(&group, "/dev/zero"), libc::EPERM, "theirs still denies");
     }

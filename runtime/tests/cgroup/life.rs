@@ -18,7 +18,7 @@ pub type Done = Result<(), Failed>;
 /// Adds the tests; on a hybrid host a second time with its version 1 part alone.
 pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
     type Test = (&'static str, fn() -> Done);
-    let all: [Test; 27] = [
+    let all: [Test; 29] = [
         ("create and remove", create_and_remove),
         ("create refuses a group with processes", refuses_taken),
         ("create refuses a frozen group", refuses_frozen),
@@ -39,6 +39,8 @@ pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
         ("end whatever is left", death::end),
         ("remove a busy group is an error", death::remove_busy),
         ("out of memory", death::out_of_memory),
+        ("out of memory, and nobody is killed", death::out_of_memory_and_nobody_killed),
+        ("out of memory in a group below", death::out_of_memory_below),
         ("out of memory, and the group is gone", death::out_of_memory_and_gone),
         ("shrinking below use", death::shrink),
         ("device rules", devices::rules),

@@ -286,6 +286,7 @@ pub fn trials(layout: &Layout, trials: &mut Vec<Trial>) {
     trials.push(Trial::test("update: quota, period and burst up and down", cpu_up_and_down));
     trials.push(Trial::test("update: idle on and off", idle_on_and_off));
     trials.push(Trial::test("update: leaves what is not named", partial));
+    trials.push(Trial::test("update: one that is refused changes nothing", all_or_nothing));
 }
 
 fn absent(said: &str) -> bool {
@@ -435,5 +436,53 @@ fn partial() -> Result<(), libtest_mimic::Failed> {
     } else {
         assert_eq!(group.read("cpu", "cpu.max"), "20000 50000");
     }
+    Ok(())
+}
+
+fn all_or_nothing() -> Result<(), libtest_mimic::Failed> {
+    let group = Group::new("whole");
+    let limits = r#"{"pids": {"limit": 500}, "memory": {"limit": 67108864, "swap": 134217728},
+        "cpu": {"shares": 512, "quota": 50000, "period": 100000}}"#;
+    group.0.apply(&resources(limits)).unwrap();
+    let files = [
+        ("pids", "pids.max"),
+        ("memory", "memory.limit_in_bytes"),
+        ("memory", "memory.memsw.limit_in_bytes"),
+        ("memory", "memory.oom_control"),
+        ("memory", "memory.max"),
+        ("memory", "memory.swap.max"),
+        ("cpu", "cpu.idle"),
+        ("cpu", "cpu.shares"),
+        ("cpu", "cpu.weight"),
+        ("cpu", "cpu.cfs_quota_us"),
+        ("cpu", "cpu.cfs_period_us"),
+        ("cpu", "cpu.max"),
+    ];
+    let now = || {
+        let there = files.iter().filter(|(controller, file)| group.find(controller).unwrap().1.join(file).exists());
+        there.map(|(controller, file)| (file, group.read(controller, file))).collect::<Vec<_>>()
+    };
+    let before = now();
+    // There is no such cpu, and the cpuset comes last (or is not there at all).
+    for refused in [
+        r#"{"pids": {"limit": 78}, "cpu": {"shares": 100, "cpus": "900"}}"#,
+        r#"{"pids": {"limit": -1}, "memory": {"limit": 268435456, "swap": 536870912}, "cpu": {"cpus": "900"}}"#,
+        r#"{"memory": {"limit": 33554432, "swap": 33554432}, "cpu": {"quota": 1000, "period": 1000, "cpus": "900"}}"#,
+        r#"{"cpu": {"idle": 1, "quota": -1, "cpus": "900"}}"#,
+    ] {
+        let error = group.0.update(&resources(refused)).unwrap_err().to_string();
+        assert!(error.starts_with("/linux/resources/cpu/cpus: "), "{error}");
+        assert_eq!(now(), before, "{refused}");
+    }
+    if group.find("memory").unwrap().0 {
+        let refused = r#"{"memory": {"disableOOMKiller": true}, "cpu": {"cpus": "900"}}"#;
+        group.0.update(&resources(refused)).unwrap_err();
+        assert_eq!(now(), before, "{refused}");
+    }
+    // What was idle is idle again.
+    group.0.update(&resources(r#"{"cpu": {"idle": 1}}"#)).unwrap();
+    let before = now();
+    group.0.update(&resources(r#"{"cpu": {"idle": 0, "shares": 2048, "cpus": "900"}}"#)).unwrap_err();
+    assert_eq!(now(), before);
     Ok(())
 }

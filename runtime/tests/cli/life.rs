@@ -1,9 +1,10 @@
 //! The life of a container by the command line.
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -243,6 +244,100 @@ pub fn update_and_statistics(b: &Bench) {
     std::fs::write(&file, "{").unwrap();
     b.fails(&["update", "--resources", file.to_str().unwrap(), &id], "");
     assert_eq!(limits(b).0, 128 << 20);
+}
+
+/// The kernel forgets the shares of an idle group.
+pub fn update_of_an_idle_group(b: &Bench) {
+    let dir = Path::new("/sys/fs/cgroup/cpu");
+    if !dir.join("cpu.shares").exists() {
+        return;
+    }
+    let id = b.id("x");
+    let dir = dir.join(format!("{id}-group"));
+    b.spec(&["sleep", "1000"], |s| {
+        s["linux"]["cgroupsPath"] = json!(format!("/{id}-group"));
+        s["linux"]["resources"] = json!({"cpu": {"shares": 512}});
+    });
+    b.detached(&["run", "-d", &id]);
+    if dir.join("cpu.idle").exists() {
+        b.fine(&["update", &id, "--cpu-idle", "1"]);
+        b.fine(&["update", &id, "--cpu-idle", "0"]);
+        assert_eq!(std::fs::read_to_string(dir.join("cpu.shares")).unwrap(), "512\n");
+    }
+}
+
+/// Nobody is killed, and whoever waits for news is told all the same (Moby's TestEventsOOMDisableTrue). Version 1 only.
+pub fn events_without_an_oom_killer(b: &Bench) {
+    if !Path::new("/sys/fs/cgroup/memory/memory.oom_control").exists() {
+        return;
+    }
+    let id = b.id("x");
+    b.spec(&["sh", "-c", "until [ -e /go ]; do sleep 0.05; done; while :; do x=0123456789$x$x; done"], |s| {
+        s["linux"]["resources"] = json!({"memory": {"limit": 20 << 20, "swap": 20 << 20, "disableOOMKiller": true}});
+    });
+    b.detached(&["run", "-d", &id]);
+    let mut events = b.command(&["events", "--interval", "1s", &id]).stdout(Stdio::piped()).spawn().unwrap();
+    let (heard, lines) = std::sync::mpsc::channel();
+    let out = std::io::BufReader::new(events.stdout.take().unwrap());
+    std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| heard.send(line)));
+    let next = |kind: &str| {
+        until(kind, || {
+            let line: Value = serde_json::from_str(&lines.recv_timeout(Duration::from_secs(20)).unwrap()).unwrap();
+            line["type"] == kind
+        });
+    };
+    next("stats"); // it listens
+    std::fs::write(b.bundle().join("rootfs/go"), "").unwrap();
+    next("oom");
+    events.kill().unwrap();
+    events.wait().unwrap();
+    assert_eq!(b.status(&id), "running");
+    b.fine(&["delete", "-f", &id]);
+}
+
+/// Of an update that the kernel refuses half way nothing stays.
+pub fn update_that_is_refused(b: &Bench) {
+    let groups = Path::new("/sys/fs/cgroup");
+    if !groups.join("cpuset/cpuset.cpus").exists() {
+        return;
+    }
+    let id = b.id("x");
+    b.spec(&["sleep", "1000"], |s| {
+        s["linux"]["cgroupsPath"] = json!(format!("/{id}-group"));
+        s["linux"]["resources"] = json!({"pids": {"limit": 500}, "cpu": {"shares": 512}});
+    });
+    b.detached(&["run", "-d", &id]);
+    let file = b.path("resources.json");
+    std::fs::write(&file, r#"{"pids":{"limit":78},"cpu":{"shares":100,"cpus":"900"}}"#).unwrap();
+    b.fails(&["update", "--resources", file.to_str().unwrap(), &id], "cpuset.cpus");
+    for (file, value) in [("pids/$/pids.max", "500\n"), ("cpu/$/cpu.shares", "512\n")] {
+        let path = groups.join(file.replace('$', &format!("{id}-group")));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), value, "{file}");
+    }
+}
+
+/// The CRI sends the rules of the start with every update; a hook, or somebody else, may have allowed more since.
+pub fn update_leaves_the_devices(b: &Bench) {
+    let Ok(devices) = std::fs::canonicalize("/sys/fs/cgroup/devices") else { return };
+    let id = b.id("x");
+    let rules = json!([
+        {"allow": false, "access": "rwm"},
+        {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm"}
+    ]);
+    b.spec(&["sleep", "1000"], |s| {
+        s["linux"]["cgroupsPath"] = json!(format!("/{id}-group"));
+        s["linux"]["resources"] = json!({"devices": rules});
+    });
+    b.detached(&["run", "-d", &id]);
+    let dir = devices.join(format!("{id}-group"));
+    std::fs::write(dir.join("devices.allow"), "c 195:* rwm").unwrap();
+    let list = || std::fs::read_to_string(dir.join("devices.list")).unwrap();
+    let before = list();
+    assert!(before.contains("c 195:* rwm"), "{before}");
+    let file = b.path("resources.json");
+    std::fs::write(&file, json!({"cpu": {"shares": 512}, "devices": rules}).to_string()).unwrap();
+    b.fine(&["update", "--resources", file.to_str().unwrap(), &id]);
+    assert_eq!(list(), before);
 }
 
 /// Whoever is root inside sees the process of an exec before its execve, and may stop it: it stays neither there nor outside of its

@@ -58,7 +58,7 @@ impl Owner {
             Job::KillAll => self.on_container(c"kill", |c| c.cgroup().kill(9), Message::KilledAll),
             Job::Update => {
                 if let Some((resources, reply)) = self.updates.pop_front() {
-                    let update = move |c: &Container| c.cgroup().update(&resources);
+                    let update = move |c: &Container| c.cgroup().update_from(&c.spec().linux.resources, &resources);
                     self.on_container(c"update", update, |result| Message::Updated(result, reply));
                 }
             }

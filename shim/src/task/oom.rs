@@ -68,7 +68,7 @@ impl Watch {
     /// What was killed since the last time, or since the watch was made. Errors: the group is gone.
     fn look(&mut self) -> runtime::Result<Option<Kills>> {
         let kills = self.oom.look()?;
-        if kills.is_some() {
+        if kills.as_ref().is_some_and(|kills| kills.count > 0) {
             self.grew = Some(Instant::now());
         }
         Ok(kills)
@@ -99,7 +99,9 @@ impl Owner {
         let Some(watch) = &mut self.oom else { return };
         match watch.look() {
             Ok(Some(kills)) => {
-                self.inquest.killed(kills.clone(), self.alive());
+                if kills.count > 0 {
+                    self.inquest.killed(kills.clone(), self.alive());
+                }
                 self.tell_of(&kills);
             }
             Ok(None) if self.inquest.is_open() && watch.is_settled() => {
@@ -124,7 +126,11 @@ impl Owner {
     }
 
     fn tell_of(&mut self, kills: &Kills) {
-        log::warn!("{}: {} process(es) killed for want of memory: {}", self.create.id, kills.count, kills.limit);
+        let (id, limit) = (&self.create.id, &kills.limit);
+        match kills.count {
+            0 => log::warn!("{id}: waits for memory, as its OOM killer is disabled: {limit}"),
+            count => log::warn!("{id}: {count} process(es) killed for want of memory: {limit}"),
+        }
         self.feed(Input::Oom);
     }
 

@@ -18,8 +18,10 @@ pub enum Act {
     UntilCleared,
     /// A process in a group beside the container's uses up the parent's limit.
     Sibling,
+    /// The same in a group below the container's, at its limit.
+    Below,
 }
-use Act::{Exec, Outside, Pause, Resume, Rpc, Sibling, UntilCleared, UntilOom};
+use Act::{Below, Exec, Outside, Pause, Resume, Rpc, Sibling, UntilCleared, UntilOom};
 
 /// Which TaskOOM events are expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +45,8 @@ pub struct Death {
     pub init: &'static str,
     pub exec: &'static str,
     pub events: Events,
-    /// Version 1 has no such thing, and the limit is refused.
+    /// The other version has no such thing, and the limit is refused.
+    pub only_v1: bool,
     pub only_v2: bool,
 }
 
@@ -57,6 +60,7 @@ const PLAIN: Death = Death {
     init: "",
     exec: "",
     events: Events::None,
+    only_v1: false,
     only_v2: false,
 };
 
@@ -241,6 +245,25 @@ pub const CORPUS: &[Death] = &[
         init: OWN,
         exec: "exited with 0",
         events: Events::Some,
+        ..PLAIN
+    },
+    Death {
+        name: "killed at the own limit in a group below",
+        limits: [20, 0, 0],
+        acts: &[Below, UntilOom, UntilCleared, Rpc("", 9)],
+        init: ASKED,
+        events: Events::Some,
+        ..PLAIN
+    },
+    Death {
+        name: "waits for memory, then SIGKILL from outside",
+        limits: [20, 0, 0],
+        resources: r#"{"memory": {"disableOOMKiller": true}}"#,
+        script: HOG,
+        acts: &[UntilOom, Outside("", 9)],
+        init: STRANGER,
+        events: Events::Some,
+        only_v1: true,
         ..PLAIN
     },
     Death {

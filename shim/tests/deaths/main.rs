@@ -21,7 +21,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let unified = Layout::read().unwrap().is_unified();
     let table = Arc::new(Mutex::new(Vec::new()));
-    let staged = CORPUS.iter().enumerate().filter(|(_, death)| unified || !death.only_v2);
+    let staged = CORPUS.iter().enumerate().filter(|(_, death)| if unified { !death.only_v1 } else { !death.only_v2 });
     let trials = staged.map(|(number, death)| {
         let table = Arc::clone(&table);
         Trial::test(death.name, move || {

@@ -39,6 +39,18 @@ fn group(path: &str, mebibytes: u64) -> Cgroup {
     group
 }
 
+/// A group in which a process took memory until it was killed.
+fn killed_in(path: &str) -> Cgroup {
+    let group = group(path, 0);
+    let record = group.record();
+    let dirs = record.v1.iter().chain(&record.unified).map(|place| place.dir().display().to_string());
+    let enter: String = dirs.map(|dir| format!("echo $$ > {dir}/cgroup.procs; ")).collect();
+    let script = format!("{enter} exec tail /dev/zero");
+    let status = Command::new("/bin/sh").args(["-c", &script]).status().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "its end in {path}");
+    group
+}
+
 pub struct Stage<'a> {
     bed: Bed,
     death: &'a Death,
@@ -58,7 +70,8 @@ impl<'a> Stage<'a> {
         let groups = Above(vec![group(&top, above), group(&pod, parent)]);
         let mut resources: Value = serde_json::from_str(death.resources).unwrap();
         if own > 0 {
-            resources["memory"] = memory(own);
+            resources["memory"]["limit"] = json!(own << 20);
+            resources["memory"]["swap"] = json!(own << 20);
         }
         let id = bed.id("c");
         let request = bed.request(&id, death.script, |spec| {
@@ -99,16 +112,9 @@ impl<'a> Stage<'a> {
             }
             Act::UntilOom => drop(bed.until_heard("oom c").await),
             Act::UntilCleared => self.until_said("who is left was not killed for want of memory").await,
-            Act::Sibling => {
-                let sibling = group(&format!("{}/sibling", self.parent), 0);
-                let record = sibling.record();
-                let dirs = record.v1.iter().chain(&record.unified).map(|place| place.dir().display().to_string());
-                let enter: String = dirs.map(|dir| format!("echo $$ > {dir}/cgroup.procs; ")).collect();
-                let script = format!("{enter} exec tail /dev/zero");
-                let status = Command::new("/bin/sh").args(["-c", &script]).status().unwrap();
-                assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "the sibling's end");
-                sibling.remove().unwrap();
-            }
+            Act::Sibling => killed_in(&format!("{}/sibling", self.parent)).remove().unwrap(),
+            // Stays until the container goes, as the group of a service inside does.
+            Act::Below => drop(killed_in(&format!("{}/c/below", self.parent))),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Kills that were seen at one look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kills {
-    /// Processes.
+    /// Processes; 0 if they wait for memory, as the group's OOM killer is disabled (version 1).
     pub count: u64,
     /// For want of memory of whom.
     pub limit: Limit,
