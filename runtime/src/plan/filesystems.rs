@@ -42,7 +42,7 @@ impl Compiler<'_> {
             && options.propagation.is_empty()
             && !options.copy_up
             && options.own.set & (attr::NOSYMFOLLOW | attr::IDMAP) == 0
-            && (whole || options.own.set & attr::RDONLY == 0);
+            && (whole && mount.kind != "tmpfs" || options.own.set & attr::RDONLY == 0);
         let inside = |path: &str| clean(path).strip_prefix(dest).is_some_and(|rest| rest.starts_with('/'));
         let others =
             self.spec.mounts.iter().map(|m| &m.destination).chain(self.spec.linux.devices.iter().map(|d| &d.path));

@@ -96,12 +96,15 @@ pub fn options_that_fsconfig_does_not_take(b: &Bench) {
     let overlay = |to: &str, options: Value| json!({"destination": to, "type": "overlay", "source": "overlay", "options": options});
     let tmpfs =
         |to: &str, options: Value| json!({"destination": to, "type": "tmpfs", "source": "tmpfs", "options": options});
-    b.spec(&["sh", "-c", "cat /o/in /ro/in; busybox grep -c ' /[tmn] ' /proc/mounts"], |s| {
+    b.spec(&["sh", "-c", "cat /o/in /ro/in; busybox grep -c ' /[kmnt] ' /proc/mounts"], |s| {
         add(s, &[overlay("/o", json!([lower])), overlay("/ro", json!([lower, "ro", "iversion"]))]);
         add(s, &[tmpfs("/t", json!(["iversion"])), tmpfs("/m", json!(["iversion", "mode=700"]))]);
-        add(s, &[tmpfs("/n", json!(["iversion", "rprivate", "ro"]))]);
+        add(
+            s,
+            &[tmpfs("/n", json!(["iversion", "rprivate", "ro"])), tmpfs("/k", json!(["iversion", "mode=700", "ro"]))],
+        );
     });
-    assert_eq!(b.fine(&["run", &b.id("x")]), "comma\ncomma\n3\n");
+    assert_eq!(b.fine(&["run", &b.id("x")]), "comma\ncomma\n4\n");
 }
 
 /// A remount has words for the file system too, not for the mount alone.
