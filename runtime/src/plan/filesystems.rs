@@ -36,9 +36,12 @@ impl Compiler<'_> {
         // Both are no words of fsconfig(2).
         let escaped = options.data.iter().any(|d| d.contains("\\,"));
         let whole = long || escaped || options.supers.contains(&"iversion");
+        // Masks are looked up in the mount itself.
+        let kernel = matches!(mount.kind.as_str(), "proc" | "sysfs");
         let known = whole || matches!(mount.kind.as_str(), "tmpfs" | "devpts" | "mqueue");
         let mode = mount.kind != "tmpfs" || options.data.iter().any(|d| d.starts_with("mode="));
-        let plain = options.deep.is_empty()
+        let plain = !kernel
+            && options.deep.is_empty()
             && options.propagation.is_empty()
             && !options.copy_up
             && options.own.set & (attr::NOSYMFOLLOW | attr::IDMAP) == 0
