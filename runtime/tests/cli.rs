@@ -65,6 +65,7 @@ const BOTH: &[Test] = &[
     ("options_that_fsconfig_does_not_take", config::options_that_fsconfig_does_not_take),
     ("directories_below_masks", config::directories_below_masks),
     ("terminal_in_a_joined_user_namespace", config::terminal_in_a_joined_user_namespace),
+    ("volumes_beside_joined_user_and_pid_namespaces", config::volumes_beside_joined_user_and_pid_namespaces),
     ("network_of_the_host_beside_a_joined_user_namespace", config::network_of_the_host_beside_a_joined_user_namespace),
     ("sysctls_are_not_for_the_network_of_the_host", config::sysctls_are_not_for_the_network_of_the_host),
     ("surroundings_of_hooks", config::surroundings_of_hooks),

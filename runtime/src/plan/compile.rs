@@ -141,6 +141,8 @@ pub struct Compiler<'a> {
     proc: Option<Slot>,
     null: Option<Slot>,
     foreign: Option<Foreign>,
+    /// The pid namespace that is joined, and its place in the list.
+    pub(super) joined_pid: Option<(Slot, usize)>,
     process_dir: Option<Slot>,
 }
 
@@ -184,6 +186,7 @@ pub fn init(request: &Init<'_>) -> Result<Plan> {
     c.sysctls()?;
     c.identity(filter.as_ref())?;
     c.start(filter.as_ref());
+    c.join_pid_namespace();
     c.finish(filter)
 }
 
@@ -257,6 +260,7 @@ impl<'a> Compiler<'a> {
             proc: None,
             null: None,
             foreign: None,
+            joined_pid: None,
             process_dir: None,
         }
     }

@@ -145,7 +145,7 @@ impl Compiler<'_> {
             let flags = (libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK) as u32;
             self.b.op(Op::Open { dir: Dir::Cwd, path, flags, mode: 0, resolve: 0, into });
             if flag == PID {
-                self.b.op(Op::ChildrenPid { slot: into });
+                self.joined_pid = Some((into, i));
             }
             if flag == libc::CLONE_NEWNET as u64 {
                 self.foreign(into);
@@ -154,6 +154,15 @@ impl Compiler<'_> {
         }
         self.b.section(Section::Child);
         slots
+    }
+
+    /// The parent's last step: until its child is made, it makes no more threads, nor processes of its own.
+    pub(super) fn join_pid_namespace(&mut self) {
+        let Some((slot, i)) = self.joined_pid else { return };
+        self.b.section(Section::Prepare);
+        self.b.from(format!("/linux/namespaces/{i}/path"));
+        self.b.op(Op::ChildrenPid { slot });
+        self.b.section(Section::Child);
     }
 
     /// Sysctls of the network are not for that of whoever makes the container, which is the host's.

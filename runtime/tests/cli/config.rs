@@ -204,6 +204,24 @@ pub fn network_of_the_host_beside_a_joined_user_namespace(b: &Bench) {
     b.fine(&["delete", "-f", &other]);
 }
 
+/// `shareProcessNamespace` beside `hostUsers: false`, with a volume.
+pub fn volumes_beside_joined_user_and_pid_namespaces(b: &Bench) {
+    let other = b.id("y");
+    let user = joined(b, &other);
+    let pid = json!({"type": "pid", "path": format!("/proc/{}/ns/pid", b.state(&other)["pid"])});
+    fs::write(b.path("volume"), "of the volume\n").unwrap();
+    b.spec(&["sh", "-c", "cat /mnt; busybox readlink /proc/self/ns/pid"], |s| {
+        let namespaces = s["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|n| n["type"] != "pid");
+        namespaces.extend([pid.clone(), user]);
+        add(s, &[bind(&b.path("volume"), "/mnt")]);
+    });
+    let said = b.fine(&["run", &b.id("x")]);
+    let namespace = fs::read_link(pid["path"].as_str().unwrap()).unwrap();
+    assert_eq!(said, format!("of the volume\n{}\n", namespace.display()));
+    b.fine(&["delete", "-f", &other]);
+}
+
 /// A limit of one process holds for the payload, not for those that make way for it.
 pub fn one_process_in_a_user_namespace(b: &Bench) {
     let other = b.id("y");

@@ -124,6 +124,11 @@ fn another_order_is_noticed() {
     let (session, again) =
         (find(&member, |o| matches!(o, Op::Setsid)), find(&member, |o| matches!(o, Op::Respawn { .. })));
     noticed(&reordered(&member, session, again), "the last process before the session");
+    let mut sharing = init(&hosts::hybrid(), &spec("cri-2.3-privileged-member"), PLAIN).unwrap();
+    let last = sharing.prepare.len() - 1;
+    assert!(matches!(sharing.prepare[last].op, Op::ChildrenPid { .. }));
+    sharing.prepare.swap(last - 1, last);
+    noticed(&sharing, "goes on with another pid namespace");
     let early = |is: &dyn Fn(&Op) -> bool, word| noticed(&reordered(&plan, at(is), uid), word);
     early(&|o| matches!(o, Op::Capset { .. }), "capabilities");
     early(&|o| matches!(o, Op::CheckCwd), "");

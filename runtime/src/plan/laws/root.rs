@@ -228,6 +228,10 @@ pub(super) fn locked(plan: &Plan) -> Option<String> {
     let foreign = plan.clone_flags & user != 0 || plan.child.iter().any(joins);
     for (i, step) in plan.prepare.iter().enumerate() {
         match step.op {
+            // clone(2), EINVAL: no thread is made for whose children there is another pid namespace.
+            Op::ChildrenPid { .. } if i + 1 != plan.prepare.len() => {
+                return Some(format!("prepare {i}: the parent goes on with another pid namespace"));
+            }
             Op::OpenTree { flags, .. } | Op::OpenTreeAttr { flags, .. } if foreign && flags & 1 != 0 => {
                 return Some(format!("prepare {i}: the copy has no locks"));
             }
