@@ -25,7 +25,7 @@ pub mod rootfs;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
-pub use op::{Dir, Foreign, Gate, Op};
+pub use op::{Dir, Gate, Op};
 
 use crate::error::{Error, Kind, Result};
 

@@ -10,6 +10,8 @@ mod bed;
 mod descriptors;
 #[path = "attacks/identity.rs"]
 mod identity;
+#[path = "attacks/mounts.rs"]
+mod mounts;
 #[path = "attacks/paths.rs"]
 mod paths;
 #[path = "attacks/payload.rs"]
@@ -55,6 +57,7 @@ const OTHERS: &[&str] = &[RUNC_OLD, CRUN_OLD, RUNC_NEW];
 
 fn table() -> Vec<Line> {
     let mut all = paths::lines();
+    all.extend(mounts::lines());
     all.extend(races::lines());
     all.extend(descriptors::lines());
     all.extend(identity::lines());

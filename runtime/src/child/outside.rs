@@ -9,7 +9,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::call::{self, Outcome, Text};
 use super::image::Image;
-use crate::plan::{Bytes, Foreign, Slot, Str};
+use crate::plan::{Bytes, Slot, Str};
 use crate::sys::{self, Parked};
 
 /// Borrows a descriptor of the table.
@@ -139,29 +139,24 @@ fn end(parked: Parked) {
 }
 
 /// Makes a mount namespace that is a copy of ours and belongs to a user namespace that nobody is in.
-pub fn foreign_mounts(image: &mut Image<'_>, into: Foreign) -> Outcome {
+pub fn foreign_mounts(image: &mut Image<'_>, into: Slot) -> Outcome {
     let parked = sys::park_in_user_namespace(UnshareFlags::NEWNS).map_err(number)?;
-    let open = |name: &str, flags: OFlags| {
-        rustix::fs::open(format!("/proc/{}/{name}", parked.pid), flags | OFlags::CLOEXEC, Mode::empty()).map_err(number)
-    };
-    let namespace = open("ns/mnt", OFlags::RDONLY);
-    let root = open("root", OFlags::PATH | OFlags::DIRECTORY);
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(format!("/proc/{}/ns/mnt", parked.pid), flags, Mode::empty()).map_err(number);
     end(parked);
-    let (namespace, root) = (namespace?, root?);
-    image.put(into.namespace, namespace.into_raw_fd() as usize);
-    image.put(into.root, root.into_raw_fd() as usize);
+    image.put(into, opened?.into_raw_fd() as usize);
     Ok(0)
 }
 
-/// open_tree(2) on a thread that has gone into another mount namespace: none of us may stay there.
-pub fn open_tree_of(image: &mut Image<'_>, foreign: Foreign, path: Str, flags: u32, into: Slot) -> Outcome {
-    let (namespace, root) = (borrow(image.fd(foreign.namespace))?, borrow(image.fd(foreign.root))?);
+/// open_tree(2) on a thread that has gone into another mount namespace: none of us may stay there. The root directory there is
+/// ours: nobody can make a user namespace whose root is another than that of his mount namespace (clone(2), EPERM).
+pub fn open_tree_of(image: &mut Image<'_>, namespace: Slot, path: Str, flags: u32, into: Slot) -> Outcome {
+    let namespace = borrow(image.fd(namespace))?;
     let path = CString::new(image.plan.text(path)).map_err(|_| libc::EINVAL)?;
     let work = move || {
         // A thread that shares its root with others may not change its mount namespace.
         call::unshare(libc::CLONE_FS as u64)?;
         rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::Mount)).map_err(number)?;
-        rustix::process::fchdir(root).and_then(|()| rustix::process::chroot(".")).map_err(number)?;
         call::open_tree(libc::AT_FDCWD, Text(path.as_ptr().cast()), flags)
     };
     let thread = std::thread::Builder::new().spawn(work).map_err(|e| e.raw_os_error().unwrap_or(libc::EAGAIN))?;

@@ -52,7 +52,7 @@ impl Page {
             errno: word(1).cast_signed().into(),
             value: word(2).into(),
             pid: word(3).into(),
-            ahead: word(4).into(),
+            ..Self::default()
         })
     }
 

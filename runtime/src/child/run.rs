@@ -101,7 +101,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
             image.put(into, fd);
             Ok(0)
         }
-        Op::OpenTreeOf { foreign, path, flags, into } => outside::open_tree_of(image, foreign, path, flags, into),
+        Op::OpenTreeOf { namespace, path, flags, into } => outside::open_tree_of(image, namespace, path, flags, into),
         Op::Fsopen { kind, into } => {
             const FSOPEN_CLOEXEC: u32 = 1;
             let fd = call::fsopen(image.text(kind), FSOPEN_CLOEXEC)?;

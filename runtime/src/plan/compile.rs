@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::namespaces::{Wanted, flag};
 use super::rootfs::{Root, resolve};
-use super::{Builder, Dir, Foreign, Gate, Given, Op, Plan, Section, Slot};
+use super::{Builder, Dir, Gate, Given, Op, Plan, Section, Slot};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::seccomp;
@@ -140,7 +140,7 @@ pub struct Compiler<'a> {
     pub(super) cwd: Option<Slot>,
     proc: Option<Slot>,
     null: Option<Slot>,
-    foreign: Option<Foreign>,
+    foreign: Option<Slot>,
     /// The pid namespace that is joined, and its place in the list.
     pub(super) joined_pid: Option<(Slot, usize)>,
     process_dir: Option<Slot>,
@@ -398,11 +398,11 @@ impl<'a> Compiler<'a> {
     }
 
     /// The host's mounts in a namespace that copies of them are made in for a user namespace.
-    pub(super) fn foreign_mounts(&mut self) -> Foreign {
-        if let Some(foreign) = self.foreign {
-            return foreign;
+    pub(super) fn foreign_mounts(&mut self) -> Slot {
+        if let Some(slot) = self.foreign {
+            return slot;
         }
-        let into = Foreign { namespace: self.b.slot("locked mounts"), root: self.b.slot("root of the locked mounts") };
+        let into = self.b.slot("locked mounts");
         let (section, from) = self.b.enter(Section::Prepare);
         self.b.op(Op::ForeignMounts { into });
         self.b.leave(section, from);
@@ -411,10 +411,9 @@ impl<'a> Compiler<'a> {
 
     /// All copies are made. The child must not have what leads to the host.
     fn leave_foreign_mounts(&mut self) {
-        let Some(Foreign { namespace, root }) = self.foreign else { return };
+        let Some(slot) = self.foreign else { return };
         let (section, from) = self.b.enter(Section::Prepare);
-        self.b.op(Op::Close { slot: namespace });
-        self.b.op(Op::Close { slot: root });
+        self.b.op(Op::Close { slot });
         self.b.leave(section, from);
     }
 

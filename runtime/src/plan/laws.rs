@@ -186,7 +186,7 @@ fn tail(plan: &Plan) -> Option<String> {
     }
     // What is open of ours may be more than RLIMIT_NOFILE allows.
     let limit = all(plan, |o| matches!(o, Op::Rlimit { resource: 7, .. }));
-    let opened = all(plan, |o| matches!(o, Op::Home { .. }) || !slots(o).1.is_empty());
+    let opened = all(plan, |o| matches!(o, Op::Home { .. }) || slots(o).1.is_some());
     let listener = |i: &usize| matches!(plan.child[*i].op, Op::Seccomp { .. });
     if limit.first().is_some_and(|l| opened.iter().any(|o| o > l && !listener(o))) {
         return Some("nothing is opened under the payload's limits".into());

@@ -15,15 +15,6 @@ pub enum Dir {
     At(Slot),
 }
 
-/// A mount namespace and its root directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Foreign {
-    /// The namespace.
-    pub namespace: Slot,
-    /// What our root directory is there: it need not be the namespace's.
-    pub root: Slot,
-}
-
 /// A point where the child waits for the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
@@ -88,8 +79,8 @@ pub enum Op {
     OpenTree { dir: Dir, path: Str, flags: u32, into: Slot },
     /// open_tree_attr(2): open_tree(2) and mount_setattr(2) in one, over the whole tree if `flags` take the whole tree
     OpenTreeAttr { dir: Dir, path: Str, flags: u32, set: u64, clear: u64, propagation: u64, into: Slot },
-    /// The same by a name of the host, in the mount namespace that [`Op::ForeignMounts`] has made; parent only
-    OpenTreeOf { foreign: Foreign, path: Str, flags: u32, into: Slot },
+    /// open_tree(2) of a name of the host, in the mount namespace that [`Op::ForeignMounts`] has made; parent only
+    OpenTreeOf { namespace: Slot, path: Str, flags: u32, into: Slot },
     /// fsopen(2)
     Fsopen { kind: Str, into: Slot },
     /// fsconfig(2) FSCONFIG_SET_STRING
@@ -132,7 +123,7 @@ pub enum Op {
     /// A user namespace that exists only to carry these id maps; parent only (idmapped mounts)
     MapNamespace { uids: Bytes, gids: Bytes, into: Slot },
     /// clone3(2): a mount namespace that is a copy of ours and belongs to a user namespace of its own; parent only
-    ForeignMounts { into: Foreign },
+    ForeignMounts { into: Slot },
 
     // ---- namespaces
     /// unshare(2)

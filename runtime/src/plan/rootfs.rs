@@ -109,8 +109,8 @@ impl Compiler<'_> {
         let changes = self.host.mount_setattr && wanted != Attributes::default();
         let host = dir == Dir::Cwd && self.b.is_in(Section::Prepare);
         if host && self.wanted.user() {
-            let foreign = self.foreign_mounts();
-            self.b.op(Op::OpenTreeOf { foreign, path, flags, into });
+            let namespace = self.foreign_mounts();
+            self.b.op(Op::OpenTreeOf { namespace, path, flags, into });
         } else if changes && self.host.open_tree_attr {
             return self.b.op(Op::OpenTreeAttr { dir, path, flags, set, clear, propagation, into });
         } else {

@@ -1,21 +1,20 @@
 //! The ways through a plan, and what is open on each of them.
 
 use super::SECTIONS;
-use crate::plan::{Dir, Foreign, Op, Plan, Section, Slot};
+use crate::plan::{Dir, Op, Plan, Section, Slot};
 
-/// The slots an operation reads and those it fills.
-pub fn slots(op: &Op) -> (Vec<Slot>, Vec<Slot>) {
+/// The slots an operation reads and the slot it fills.
+pub fn slots(op: &Op) -> (Vec<Slot>, Option<Slot>) {
     let at = |dir: Dir| match dir {
         Dir::At(slot) => vec![slot],
         Dir::Cwd => vec![],
     };
     match *op {
         Op::Open { dir, into, .. } | Op::OpenTree { dir, into, .. } | Op::OpenTreeAttr { dir, into, .. } => {
-            (at(dir), vec![into])
+            (at(dir), Some(into))
         }
-        Op::ForeignMounts { into: Foreign { namespace, root } } => (vec![], vec![namespace, root]),
-        Op::OpenTreeOf { foreign, into, .. } => (vec![foreign.namespace, foreign.root], vec![into]),
-        Op::OpenMade { root, like, into, .. } => (std::iter::once(root).chain(like).collect(), vec![into]),
+        Op::OpenTreeOf { namespace, into, .. } => (vec![namespace], Some(into)),
+        Op::OpenMade { root, like, into, .. } => (std::iter::once(root).chain(like).collect(), Some(into)),
         Op::Close { slot }
         | Op::Leave { slot }
         | Op::Write { slot, .. }
@@ -28,34 +27,34 @@ pub fn slots(op: &Op) -> (Vec<Slot>, Vec<Slot>) {
         | Op::SetnsAgain { slot, .. }
         | Op::CheckForeign { slot, .. }
         | Op::ChildrenPid { slot }
-        | Op::ControllingTty { slot } => (vec![slot], vec![]),
+        | Op::ControllingTty { slot } => (vec![slot], None),
         Op::Mkdir { dir, .. }
         | Op::Mknod { dir, .. }
         | Op::Symlink { dir, .. }
         | Op::Unlink { dir, .. }
-        | Op::Chown { dir, .. } => (vec![dir], vec![]),
-        Op::CloseRange { keep, .. } => (keep.to_vec(), vec![]),
-        Op::Fsopen { into, .. } | Op::MapNamespace { into, .. } => (vec![], vec![into]),
+        | Op::Chown { dir, .. } => (vec![dir], None),
+        Op::CloseRange { keep, .. } => (keep.to_vec(), None),
+        Op::Fsopen { into, .. } | Op::MapNamespace { into, .. } | Op::ForeignMounts { into } => (vec![], Some(into)),
         Op::FsString { fs, .. } | Op::FsFlag { fs, .. } | Op::FsCreate { fs } | Op::FsReconfigure { fs } => {
-            (vec![fs], vec![])
+            (vec![fs], None)
         }
-        Op::FsModeOf { fs, of } => (vec![fs, of], vec![]),
-        Op::Fsmount { fs, into, .. } => (vec![fs], vec![into]),
-        Op::SetAttr { mount, idmap, .. } => (std::iter::once(mount).chain(idmap).collect(), vec![]),
-        Op::Remount { mount, .. } => (vec![mount], vec![]),
-        Op::Propagation { mount, .. } => (mount.into_iter().collect(), vec![]),
-        Op::MoveMount { from, to } => (vec![from, to], vec![]),
-        Op::MoveMountTo { from, dir, .. } => (vec![from, dir], vec![]),
-        Op::CopyUp { root, into, .. } => (vec![root, into], vec![]),
-        Op::UnlockPty { master } | Op::Winsize { master, .. } => (vec![master], vec![]),
-        Op::PtyPeer { master, into } => (vec![master], vec![into]),
-        Op::SendFd { wire, slot } => (vec![wire, slot], vec![]),
-        Op::Home { dir, .. } => (at(dir), vec![]),
-        Op::Gate { wire, wait, .. } => (vec![wire, wait], vec![]),
-        Op::AwaitParent { wait } => (vec![wait], vec![]),
-        Op::Fork { into } => (into.into_iter().collect(), vec![]),
-        Op::Seccomp { listener, .. } => (vec![], listener.into_iter().collect()),
-        _ => (vec![], vec![]),
+        Op::FsModeOf { fs, of } => (vec![fs, of], None),
+        Op::Fsmount { fs, into, .. } => (vec![fs], Some(into)),
+        Op::SetAttr { mount, idmap, .. } => (std::iter::once(mount).chain(idmap).collect(), None),
+        Op::Remount { mount, .. } => (vec![mount], None),
+        Op::Propagation { mount, .. } => (mount.into_iter().collect(), None),
+        Op::MoveMount { from, to } => (vec![from, to], None),
+        Op::MoveMountTo { from, dir, .. } => (vec![from, dir], None),
+        Op::CopyUp { root, into, .. } => (vec![root, into], None),
+        Op::UnlockPty { master } | Op::Winsize { master, .. } => (vec![master], None),
+        Op::PtyPeer { master, into } => (vec![master], Some(into)),
+        Op::SendFd { wire, slot } => (vec![wire, slot], None),
+        Op::Home { dir, .. } => (at(dir), None),
+        Op::Gate { wire, wait, .. } => (vec![wire, wait], None),
+        Op::AwaitParent { wait } => (vec![wait], None),
+        Op::Fork { into } => (into.into_iter().collect(), None),
+        Op::Seccomp { listener, .. } => (vec![], listener),
+        _ => (vec![], None),
     }
 }
 

@@ -146,7 +146,7 @@ fn is_entered(plan: &Plan, i: usize, name: &str) -> bool {
     let before = &plan.child[..i];
     let Some(at) = before.iter().rposition(|s| matches!(s.op, Op::Fchdir { .. })) else { return false };
     let Op::Fchdir { slot } = before[at].op else { return false };
-    let fills = |s: &&Step| super::flow::slots(&s.op).1.contains(&slot);
+    let fills = |s: &&Step| super::flow::slots(&s.op).1 == Some(slot);
     if name == "." {
         let opened = before[..at].iter().rfind(fills);
         let in_root = opened.is_some_and(|s| match s.op {
@@ -235,12 +235,10 @@ pub(super) fn locked(plan: &Plan) -> Option<String> {
             Op::OpenTree { flags, .. } | Op::OpenTreeAttr { flags, .. } if foreign && flags & 1 != 0 => {
                 return Some(format!("prepare {i}: the copy has no locks"));
             }
-            Op::ForeignMounts { into } => {
-                let closed =
-                    |slot| plan.prepare.iter().skip(i).any(|s| matches!(s.op, Op::Close { slot: s } if s == slot));
-                if !closed(into.namespace) || !closed(into.root) {
-                    return Some(format!("prepare {i}: the child has the host's mounts"));
-                }
+            Op::ForeignMounts { into }
+                if !plan.prepare[i..].iter().any(|s| matches!(s.op, Op::Close { slot } if slot == into)) =>
+            {
+                return Some(format!("prepare {i}: the child has the host's mounts"));
             }
             _ => {}
         }
