@@ -7,8 +7,10 @@
 #![forbid(unsafe_code)]
 
 mod drain;
+mod end;
 mod fifo;
 mod logger;
+mod pump;
 mod relay;
 mod streams;
 #[cfg(test)]

@@ -8,17 +8,18 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use rustix::io::ioctl_fionread;
+use rustix::io::{fcntl_dupfd_cloexec, ioctl_fionread};
 use rustix::pipe::fcntl_setpipe_size;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::end::End;
 use super::fifo::has_reader;
-use crate::ready::Fd;
+use crate::{ready, worker};
 
 /// A logger that takes nothing for so long has stopped to read.
 const STALL: Duration = Duration::from_secs(2);
@@ -30,13 +31,16 @@ const CLIENT_STALL: Duration = Duration::from_millis(250);
 /// In all: who does not keep up then reads the rest after the announcement.
 const CLIENT_LIMIT: Duration = Duration::from_secs(1);
 
+/// Until the first look.
+const SHORT: Duration = Duration::from_micros(500);
+
 /// The least that a pipe can hold.
 const PAGE: usize = 4 << 10;
 
 /// Our write ends of a logger's pipes, and the ways to a client's fifos, while the process lives and a moment longer.
 #[derive(Default)]
 pub struct Drain {
-    pub(super) pipes: Vec<OwnedFd>,
+    pub(super) pipes: Vec<End>,
     /// Ends with the task that copies a console into the logger's pipe.
     pub(super) copied: Option<oneshot::Receiver<()>>,
     pub(super) fifos: Vec<ToClient>,
@@ -46,16 +50,30 @@ pub struct Drain {
     pub(super) typing: Option<AbortHandle>,
 }
 
+/// What can be asked for what waits in it.
+type Way = Weak<dyn AsFd + Send + Sync>;
+
 /// An output on its way to a client.
 pub(super) struct ToClient {
     /// From the process, and into the fifo; gone when they are closed.
-    pub(super) from: Weak<Fd>,
-    pub(super) to: Weak<Fd>,
+    from: Way,
+    to: Way,
     /// Ends when the process has closed its end and the client has read all, or has been waited for.
-    pub(super) read: oneshot::Receiver<()>,
+    read: oneshot::Receiver<()>,
 }
 
 impl Drain {
+    /// An output goes from here to there. What is answered is dropped when the client has read all.
+    pub(super) fn client<F, T>(&mut self, from: &Arc<F>, to: &Arc<T>) -> oneshot::Sender<()>
+    where
+        F: AsFd + Send + Sync + 'static,
+        T: AsFd + Send + Sync + 'static,
+    {
+        let (reading, read) = oneshot::channel();
+        self.fifos.push(ToClient { from: Arc::downgrade(from) as Way, to: Arc::downgrade(to) as Way, read });
+        reading
+    }
+
     /// Waits until the logger or the client has read what the process wrote. Then a logger's pipes have no writer of ours any more.
     pub async fn dry(mut self) {
         drop(self.slave.take());
@@ -66,34 +84,62 @@ impl Drain {
         if let Some(copied) = self.copied.take() {
             let _ = timeout(STALL, copied).await;
         }
-        until_none(|| self.pipes.iter().map(unread).sum(), STALL, LIMIT).await;
+        if !self.pipes.is_empty() {
+            let pipes = Arc::new(std::mem::take(&mut self.pipes));
+            let left = || {
+                let pipes = Arc::clone(&pipes);
+                asked(move || pipes.iter().map(unread).sum())
+            };
+            until_none(left, STALL, LIMIT).await;
+        }
         let (ways, ends): (Vec<_>, Vec<_>) = self.fifos.into_iter().map(|f| ((f.from, f.to), f.read)).unzip();
-        // As long as something is copied, our own reader counts as a client.
-        let left = |(from, to): &(Weak<Fd>, Weak<Fd>)| {
-            let Some(to) = to.upgrade().filter(|to| has_reader(to)) else { return 0 };
-            unread(&to) + from.upgrade().map_or(0, |from| ioctl_fionread(from).unwrap_or_default())
-        };
         let all_read = async {
             for end in ends {
                 let _sender_is_gone = end.await;
             }
         };
+        // Others than the process may have its end as well, and do not close it.
+        let none_left = async {
+            sleep(SHORT).await;
+            let ways = Arc::new(ways);
+            let left = || {
+                let ways = Arc::clone(&ways);
+                asked(move || ways.iter().map(under_way).sum())
+            };
+            until_none(left, CLIENT_STALL, CLIENT_LIMIT).await;
+        };
         tokio::select! {
             biased;
             () = all_read => {}
-            // Others than the process may have its end as well, and do not close it.
-            () = until_none(|| ways.iter().map(left).sum(), CLIENT_STALL, CLIENT_LIMIT) => {}
+            () = none_left => {}
         }
     }
 }
 
+/// Asks on a thread: a process that holds its pipe's lock has us wait for the answer (`end.rs`). Without a thread nobody knows.
+async fn asked(left: impl FnOnce() -> u64 + Send + 'static) -> u64 {
+    worker::run(c"drain", left).await.unwrap_or(u64::MAX)
+}
+
+/// Bytes between a process and a client that is there. As long as something is copied, our own reader counts as one.
+fn under_way((from, to): &(Way, Way)) -> u64 {
+    let Some(in_fifo) = to.upgrade().filter(|to| has_reader(to.as_ref())).map(unread) else { return 0 };
+    in_fifo + from.upgrade().map_or(0, |from| ioctl_fionread(from.as_ref()).unwrap_or_default())
+}
+
 /// Waits until a client has read what is in its fifo, into which nothing more comes from us.
-pub(super) async fn read_by_client(fifo: &Fd) {
+pub(super) async fn read_by_client<T: AsFd>(fifo: &T) {
+    if unread(fifo) == 0 {
+        return;
+    }
     // A pipe is announced as writable when it was full and is read from (pipe(7)). One page is full with the few lines that
     // mostly are there, and so nobody waits for a timer; with more than a page it stays as it is (EBUSY).
-    let _as_it_is = fcntl_setpipe_size(fifo.get_ref(), PAGE);
+    let _as_it_is = fcntl_setpipe_size(fifo, PAGE);
     let emptied = async {
-        while let Ok(mut ready) = fifo.writable().await {
+        let Ok(watched) = fcntl_dupfd_cloexec(fifo, 3).map_err(Into::into).and_then(ready::for_writing) else {
+            return std::future::pending().await;
+        };
+        while let Ok(mut ready) = watched.writable().await {
             if unread(fifo) == 0 {
                 return;
             }
@@ -103,7 +149,7 @@ pub(super) async fn read_by_client(fifo: &Fd) {
     tokio::select! {
         biased;
         () = emptied => {}
-        () = until_none(|| unread(fifo), CLIENT_STALL, CLIENT_LIMIT) => {}
+        () = until_none(|| std::future::ready(unread(fifo)), CLIENT_STALL, CLIENT_LIMIT) => {}
     }
 }
 
@@ -113,13 +159,14 @@ fn unread(pipe: impl AsFd) -> u64 {
 }
 
 /// Waits until no bytes are left, or they have not become fewer for a time, or that is enough.
-async fn until_none(left: impl Fn() -> u64, stall: Duration, limit: Duration) {
+async fn until_none<F: Future<Output = u64>>(left: impl Fn() -> F, stall: Duration, limit: Duration) {
     let end = Instant::now() + 3 * limit;
     let (mut waited, mut stalled) = (Duration::ZERO, Duration::ZERO);
     let mut least = u64::MAX;
-    let mut pause = Duration::from_micros(500);
+    let mut pause = SHORT;
     loop {
-        let left = left();
+        // Who has to wait so long for the answer need not hear it.
+        let Ok(left) = timeout(stall, left()).await else { return };
         if left < least {
             (least, stalled) = (left, Duration::ZERO);
         }
@@ -147,7 +194,7 @@ mod tests {
     fn filled() -> (OwnedFd, Drain) {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         rustix::io::write(&write, b"last words").unwrap();
-        (read, Drain { pipes: vec![write], ..Drain::default() })
+        (read, Drain { pipes: vec![End::of_process(write)], ..Drain::default() })
     }
 
     #[test]
@@ -180,7 +227,7 @@ mod tests {
         on_loop(async {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
             let (copier, copied) = oneshot::channel::<()>();
-            let waiting = tokio::spawn(Drain { pipes: vec![write], copied: Some(copied), ..Drain::default() }.dry());
+            let waiting = tokio::spawn(Drain { pipes: vec![End::of_process(write)], copied: Some(copied), ..Drain::default() }.dry());
             sleep(Duration::from_millis(20)).await;
             assert!(!waiting.is_finished(), "the copier is at work");
             drop(copier);

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,13 +11,16 @@ use rustix::fs::{FileType, fstat};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::io::Interest;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::drain::{self, ToClient};
+use super::drain;
+use super::end::End;
 use super::fifo::{self, Fifo, Input, Target};
-use super::relay::{self, Source};
+use super::pump::{self, Source};
+use super::relay;
 use super::{Drain, Output, Stdin, Wiring};
 use crate::ready::{self, Fd};
 
@@ -57,10 +60,10 @@ impl Wiring {
             let pidfd = Arc::new(ready::for_reading(pidfd)?);
             streams.logger = Some((Arc::clone(&pidfd), tokio::spawn(reap_logger(pidfd))));
         }
-        streams.drain.pipes = self.logged;
+        streams.drain.pipes = self.logged.into_iter().map(End::of_process).collect();
         let hangup = Arc::new(Notify::new());
         for output in self.outputs {
-            let bulk = relay::bulk_of(self.memory);
+            let bulk = pump::bulk_of(self.memory);
             let running = run_output(output, console.clone(), bulk, Arc::clone(&hangup), &mut streams.drain)?;
             streams.outputs.push(running);
         }
@@ -74,23 +77,18 @@ impl Wiring {
         };
         let (from, keeper) = fifo::both_ends(&fifo)?;
         streams.keeper = Some(keeper);
-        let from = ready::for_reading(from)?;
-        // A client hangs up by closing its end, which ends the source.
-        let never = Notify::new();
         streams.stdin = match (to, console) {
-            (Some(pipe), _) => {
-                let pipe = ready::for_writing(pipe)?;
+            (Some(pipe), _) => Some(run_stdin(from, pipe, Source::Pipe)?),
+            (None, Some(master)) => {
+                let from = ready::for_reading(from)?;
                 Some(tokio::spawn(async move {
-                    // EPIPE: the process closed its stdin; dropping our end tells the client.
-                    let _ = relay::copy(&from, &pipe, Source::Pipe, relay::BULK, &never).await;
+                    // A client hangs up by closing its end, which ends the source.
+                    let _ = relay::copy(&from, &master, &Notify::new()).await;
+                    // All writers of the fifo are gone, ours included: the client has hung up, so the terminal does.
+                    // The kernel sends SIGHUP when the last descriptor of the master is closed.
+                    hangup.notify_one();
                 }))
             }
-            (None, Some(master)) => Some(tokio::spawn(async move {
-                let _ = relay::copy(&from, &master, Source::Console, relay::BULK, &never).await;
-                // All writers of the fifo are gone, ours included: the client has hung up, so the terminal does.
-                // The kernel sends SIGHUP when the last descriptor of the master is closed.
-                hangup.notify_one();
-            })),
             (None, None) => None,
         };
         Ok(streams)
@@ -103,27 +101,35 @@ fn slave_of(master: &OwnedFd) -> Option<OwnedFd> {
     ioctl_tiocgptpeer(master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).ok()
 }
 
-/// Copies a file or device to the process's stdin. To a pipe its end is the end of stdin.
+/// Copies to the process's pipe until `from` ends, which is the end of stdin.
+fn run_stdin(from: OwnedFd, pipe: OwnedFd, source: Source) -> io::Result<JoinHandle<()>> {
+    let (from, to) = (Arc::new(End::of_client(from)), Arc::new(End::of_process(pipe)));
+    let copying = pump::copy(from, to, source, pump::BULK)?;
+    Ok(tokio::spawn(async move {
+        // EPIPE: the process closed its stdin; dropping our end tells the client.
+        let _ = copying.await;
+    }))
+}
+
+/// Copies a file or device to the process's stdin.
 fn run_file(file: OwnedFd, pipe: Option<OwnedFd>, console: Option<Arc<Fd>>) -> io::Result<Option<JoinHandle<()>>> {
-    let terminal = pipe.is_none();
-    let to = match pipe {
-        Some(pipe) => Some(Arc::new(ready::for_writing(pipe)?)),
-        None => console,
-    };
-    let Some(to) = to else { return Ok(None) };
     // A terminal as stdin can be polled, say; /dev/null cannot (EPERM). A regular file may be one of FUSE's, which can, and still
     // waits for its server in each read(2).
     let device = FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::CharacterDevice;
     let polled = device.then(|| ready::for_reading(fcntl_dupfd_cloexec(&file, 3)?)).and_then(io::Result::ok);
+    if let Some(pipe) = pipe {
+        let source = if polled.is_some() { Source::Device } else { Source::File };
+        drop(polled);
+        return run_stdin(file, pipe, source).map(Some);
+    }
+    let Some(to) = console else { return Ok(None) };
     Ok(Some(tokio::spawn(async move {
-        let _broken_pipe = match polled {
-            Some(from) => relay::copy(&from, &to, Source::Console, relay::BULK, &Notify::new()).await,
+        let _hung_up = match polled {
+            Some(from) => relay::copy(&from, &to, &Notify::new()).await,
             None => relay::copy_from_file(Arc::new(file), &to).await,
         };
-        if terminal {
-            // A file that was read to its end is no client that has hung up: the terminal stays until Delete.
-            std::future::pending::<()>().await;
-        }
+        // A file that was read to its end is no client that has hung up: the terminal stays until Delete.
+        std::future::pending::<()>().await;
     })))
 }
 
@@ -134,45 +140,59 @@ fn run_output(
     hangup: Arc<Notify>,
     drain: &mut Drain,
 ) -> io::Result<JoinHandle<()>> {
-    let (from, source) = match (output.from, console) {
-        (Some(pipe), _) => (Arc::new(ready::for_reading(pipe)?), Source::Pipe),
-        (None, Some(master)) => (master, Source::Console),
-        (None, None) => return Ok(tokio::spawn(async {})),
-    };
     // A descriptor of its own for each task: two outputs may share one fifo, and epoll takes a descriptor once.
-    let into = |fd: &OwnedFd| -> io::Result<Fd> { ready::for_writing(fcntl_dupfd_cloexec(fd, 3)?) };
-    Ok(match output.to {
-        Target::Fifo(fifo) => {
-            let to = Arc::new(into(fifo.writer())?);
-            let (reading, read) = oneshot::channel::<()>();
-            drain.fifos.push(ToClient { from: Arc::downgrade(&from), to: Arc::downgrade(&to), read });
+    let twin = |fd: &OwnedFd| fcntl_dupfd_cloexec(fd, 3);
+    Ok(match (output.from, console, output.to) {
+        (Some(pipe), _, Target::Fifo(fifo)) => {
+            let (from, to) = (Arc::new(End::of_process(pipe)), Arc::new(End::of_client(twin(fifo.writer())?)));
+            let read = drain.client(&from, &to);
+            let copying = pump::copy(from, Arc::clone(&to), Source::Pipe, bulk)?;
             tokio::spawn(async move {
-                let _ = relay::copy(&from, &to, source, bulk, &hangup).await;
-                drop(from);
-                // The last output that used it ends the client's stream; not this task's end, which Delete waits for.
-                if let Some(fifo) = Arc::into_inner(fifo) {
-                    let writer = fifo.into_writer();
-                    drain::read_by_client(&to).await;
-                    drop((to, reading));
-                    tokio::spawn(Fifo::close(writer));
-                }
+                let _ = copying.await;
+                end_of_stream(fifo, to, read).await;
             })
         }
-        Target::File(file) => tokio::spawn(async move {
-            let _ = relay::copy_to_file(from, file, source, &hangup).await;
+        (None, Some(master), Target::Fifo(fifo)) => {
+            let to = Arc::new(ready::for_writing(twin(fifo.writer())?)?);
+            let read = drain.client(&master, &to);
+            tokio::spawn(async move {
+                let _ = relay::copy(&master, &to, &hangup).await;
+                drop(master);
+                end_of_stream(fifo, to, read).await;
+            })
+        }
+        (Some(pipe), _, Target::File(file)) => {
+            let from = Arc::new(ready::watch(End::of_process(pipe), Interest::READABLE)?);
+            tokio::spawn(async move {
+                let _ = relay::copy_to_file(from, file, &hangup).await;
+            })
+        }
+        (None, Some(master), Target::File(file)) => tokio::spawn(async move {
+            let _ = relay::copy_to_file(master, file, &hangup).await;
         }),
-        Target::Pipe(pipe) => {
-            let to = into(&pipe)?;
+        (None, Some(master), Target::Pipe(pipe)) => {
+            let to = ready::for_writing(twin(&pipe)?)?;
             drop(pipe);
             // A logger with a console has one output, whose end the announcement of the exit waits for.
             let (at_work, copied) = oneshot::channel::<()>();
             drain.copied = Some(copied);
             tokio::spawn(async move {
-                let _ = relay::copy(&from, &to, source, bulk, &hangup).await;
+                let _ = relay::copy(&master, &to, &hangup).await;
                 drop(at_work);
             })
         }
+        // A process writes into its logger's pipes itself; without a console there is nothing to copy.
+        (Some(_), _, Target::Pipe(_)) | (None, None, _) => tokio::spawn(async {}),
     })
+}
+
+/// The last output that used a fifo ends the client's stream; not the task that copied, which Delete waits for.
+async fn end_of_stream<T: AsFd + Send + Sync + 'static>(fifo: Arc<Fifo>, to: Arc<T>, reading: oneshot::Sender<()>) {
+    let Some(fifo) = Arc::into_inner(fifo) else { return };
+    let writer = fifo.into_writer();
+    drain::read_by_client(&to).await;
+    drop((to, reading));
+    tokio::spawn(Fifo::close(writer));
 }
 
 /// A logger is a child of ours that no event speaks of.

@@ -864,3 +864,170 @@ fn a_hang_up_does_not_cut_off_what_was_written_before_it() {
         assert_eq!(got.len(), 200 * 12, "{target}");
     }
 }
+
+/// Somebody in the middle of reading a pipe, who holds its lock until this is dropped: he splices into a terminal that is stopped.
+struct Held(std::sync::mpsc::Sender<()>, Option<thread::JoinHandle<()>>);
+
+impl Held {
+    /// `end` is either one of a pipe with bytes in it. For no longer than ten seconds.
+    fn new(end: &File) -> Self {
+        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+        let master = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::unlockpt(&master).unwrap();
+        let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();
+        let slave = rustix::fs::open(&name, OFlags::WRONLY | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        rustix::termios::tcflow(&slave, rustix::termios::Action::OOff).unwrap();
+        let again = |end: &File| {
+            let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(end));
+            rustix::fs::open(link, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap()
+        };
+        let (reader, asking) = (again(end), again(end));
+        let splicing = thread::spawn(move || {
+            // EIO, and SIGHUP for nobody: the terminal is hung up.
+            let flags = rustix::pipe::SpliceFlags::empty();
+            let _ = rustix::pipe::splice(&reader, None, &slave, None, 64 << 10, flags);
+        });
+        let (release, released) = std::sync::mpsc::channel();
+        let reading = thread::spawn(move || {
+            let _gone_or_too_late = released.recv_timeout(Duration::from_secs(10));
+            drop(master);
+            splicing.join().unwrap();
+        });
+        let held = Self(release, Some(reading));
+        let (tell, told) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            while tell.send(rustix::io::ioctl_fionread(&asking).unwrap()).is_ok() {
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let begun = Instant::now();
+        while told.recv_timeout(Duration::from_millis(300)).is_ok() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "the lock of the pipe is free");
+        }
+        held
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _late = self.0.send(());
+        self.1.take().unwrap().join().unwrap();
+    }
+}
+
+/// The longest time that the loop did not turn, while `work` went on.
+async fn longest_pause<T>(work: impl Future<Output = T>) -> (Duration, T) {
+    let mut work = std::pin::pin!(work);
+    let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+    loop {
+        let done = tokio::select! {
+            biased;
+            done = &mut work => Some(done),
+            () = tokio::time::sleep(Duration::from_millis(5)) => None,
+        };
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+        if let Some(done) = done {
+            return (longest, done);
+        }
+    }
+}
+
+#[test]
+fn an_output_whose_lock_is_held_keeps_nobody_waiting() {
+    for logger_too in [false, true] {
+        let dir = Dir::new();
+        let out = dir.fifo("out");
+        let stdout = if logger_too { logger("exec 5>&-; sleep 60") } else { out.clone() };
+        on_loop(async {
+            let client = (!logger_too).then(|| thread::spawn(move || read_all(&out)));
+            let opened = open_all("", &stdout, "", false);
+            let mut process = file(opened.child.stdout);
+            process.write_all(b"many words").unwrap();
+            let held = Held::new(&process);
+            let (pause, ()) = longest_pause(async {
+                let mut streams = opened.wiring.run(None).unwrap();
+                let drain = streams.take_drain();
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let begun = Instant::now();
+                drain.dry().await;
+                assert!(begun.elapsed() < Duration::from_secs(4), "the exit is told after {:?}", begun.elapsed());
+                streams.finish(Duration::from_millis(200)).await;
+                assert!(begun.elapsed() < Duration::from_secs(8), "deleted after {:?}", begun.elapsed());
+            })
+            .await;
+            assert!(pause < Duration::from_millis(500), "the loop stood still for {pause:?}");
+            if let Some(client) = client {
+                // Neither does the client of a stream that has been given up.
+                let end = tokio::time::timeout(Duration::from_secs(3), join(move || client.join().unwrap()));
+                assert_eq!(end.await.expect("the fifo is still open"), b"");
+            }
+            drop((held, process));
+        });
+    }
+}
+
+#[test]
+fn a_stdin_whose_lock_is_held_keeps_nobody_waiting() {
+    let dir = Dir::new();
+    let input = dir.fifo("in");
+    on_loop(async {
+        let opened = open_all(&input, "", "", false);
+        let mut streams = opened.wiring.run(None).unwrap();
+        let process = file(opened.child.stdin);
+        let client = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&input).unwrap();
+        (&client).write_all(b"words").unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let (held, process) = join(move || (Held::new(&process), process)).await;
+        let (pause, ()) = longest_pause(async {
+            (&client).write_all(b"more words").unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            streams.close_stdin();
+            drop(client);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            streams.finish(Duration::from_millis(200)).await;
+        })
+        .await;
+        assert!(pause < Duration::from_millis(500), "the loop stood still for {pause:?}");
+        drop((held, process));
+    });
+}
+
+/// What a client can read it reads at once, whatever the process does with its own pipe.
+#[test]
+fn the_client_of_a_bulk_does_not_wait_for_the_lock_of_its_process() {
+    for _ in 0..4 {
+        let dir = Dir::new();
+        let out = dir.fifo("out");
+        on_loop(async {
+            let opened = open_all("", &out, "", false);
+            let streams = opened.wiring.run(None).unwrap();
+            let process = file(opened.child.stdout);
+            let read = join(move || {
+                let mut client = File::open(out).unwrap();
+                let mut writer = process.try_clone().unwrap();
+                let writing = thread::spawn(move || writer.write_all(&noise(16 << 20)).unwrap_err());
+                let mut got = vec![0; 4 << 20];
+                client.read_exact(&mut got).unwrap();
+                // Now all pipes fill up.
+                thread::sleep(Duration::from_millis(300));
+                let held = Held::new(&process);
+                let begun = Instant::now();
+                let mut rest = vec![0; 1 << 20];
+                client.read_exact(&mut rest).unwrap();
+                thread::sleep(Duration::from_millis(100));
+                client.read_exact(&mut rest[..4096]).unwrap();
+                let took = begun.elapsed();
+                drop(held);
+                drop(client);
+                (took, writing, process)
+            });
+            let (took, writing, process) = read.await;
+            assert!(took < Duration::from_secs(1), "{took:?}");
+            streams.finish(Duration::from_millis(200)).await;
+            // Nobody reads its pipe any more.
+            join(move || writing.join().unwrap()).await;
+            drop(process);
+        });
+    }
+}
