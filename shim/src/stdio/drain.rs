@@ -227,7 +227,9 @@ mod tests {
         on_loop(async {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
             let (copier, copied) = oneshot::channel::<()>();
-            let waiting = tokio::spawn(Drain { pipes: vec![End::of_process(write)], copied: Some(copied), ..Drain::default() }.dry());
+            let waiting = tokio::spawn(
+                Drain { pipes: vec![End::of_process(write)], copied: Some(copied), ..Drain::default() }.dry(),
+            );
             sleep(Duration::from_millis(20)).await;
             assert!(!waiting.is_finished(), "the copier is at work");
             drop(copier);

@@ -57,7 +57,9 @@ impl Drop for End {
 /// Whether nobody can be in the middle of reading or writing: there is no writer and no byte, or no reader.
 fn is_over(end: BorrowedFd<'_>) -> bool {
     match flags(end) {
-        Some(flags) => flags.contains(PollFlags::ERR) || (flags.contains(PollFlags::HUP) && !flags.contains(PollFlags::IN)),
+        Some(flags) => {
+            flags.contains(PollFlags::ERR) || (flags.contains(PollFlags::HUP) && !flags.contains(PollFlags::IN))
+        }
         None => false,
     }
 }

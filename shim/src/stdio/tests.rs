@@ -871,7 +871,8 @@ struct Held(std::sync::mpsc::Sender<()>, Option<thread::JoinHandle<()>>);
 impl Held {
     /// `end` is either one of a pipe with bytes in it. For no longer than ten seconds.
     fn new(end: &File) -> Self {
-        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+        let flags =
+            rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
         let master = rustix::pty::openpt(flags).unwrap();
         rustix::pty::unlockpt(&master).unwrap();
         let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();
@@ -1000,11 +1001,13 @@ fn the_client_of_a_bulk_does_not_wait_for_the_lock_of_its_process() {
         let dir = Dir::new();
         let out = dir.fifo("out");
         on_loop(async {
+            let path = out.clone();
+            let client = thread::spawn(move || File::open(path).unwrap());
             let opened = open_all("", &out, "", false);
             let streams = opened.wiring.run(None).unwrap();
             let process = file(opened.child.stdout);
             let read = join(move || {
-                let mut client = File::open(out).unwrap();
+                let mut client = client.join().unwrap();
                 let mut writer = process.try_clone().unwrap();
                 let writing = thread::spawn(move || writer.write_all(&noise(16 << 20)).unwrap_err());
                 let mut got = vec![0; 4 << 20];
