@@ -1,7 +1,7 @@
 //! A process's three streams: fifos, files, loggers, consoles.
 //!
-//! Opening happens on a worker thread ([`open`]: paths belong to others and may hang), copying on the event loop
-//! ([`Wiring::run`]); what cannot be polled is read and written by workers. Only the ends of stdin's fifo are opened on the
+//! Opening happens on a worker thread ([`open`]: paths belong to others and may hang). Consoles are copied on the event loop
+//! ([`Wiring::run`]), pipes by threads that are there while something moves, files by workers. Only the ends of stdin's fifo are opened on the
 //! loop, when the process is there: a client whose open(2) returns may write, hang up and call CloseIO at once, and asks once. Between the client's end and the process there is always a pipe of ours, so that a client may die
 //! and come back without the process getting EPIPE, and a full pipe stops the process and nobody else: nothing is dropped.
 #![forbid(unsafe_code)]

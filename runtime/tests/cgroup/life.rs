@@ -334,8 +334,10 @@ fn freeze_and_thaw() -> Done {
         group.0.freeze().unwrap();
         assert!(group.0.is_frozen().unwrap());
         let then = ticks(process.pid);
-        std::thread::sleep(Duration::from_millis(40));
-        assert_eq!(ticks(process.pid), then, "it stands still");
+        std::thread::sleep(Duration::from_millis(100));
+        // It counts as frozen an instant before it leaves the processor (cgroup_enter_frozen), where a tick can still meet it.
+        let ticked = ticks(process.pid) - then;
+        assert!(ticked <= 1, "it does not stand still: {ticked} ticks");
         group.0.freeze().unwrap(); // again is fine
         group.0.thaw().unwrap();
         assert!(!group.0.is_frozen().unwrap());

@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionread, read};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use rustix::time::Timespec;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 use tokio::time::sleep;
 
 use super::end::End;
-use super::relay::{CHUNK, NO_THREAD, QUIET, Step, Taken, flush, put_some, take};
+use super::relay::{CHUNK, NO_THREAD, Step, Taken, flush, put_some, take};
 use crate::{ready, worker};
 
 /// From this many waiting bytes on they are spliced: half of a pipe's sixteen slots, so that they are well filled.
@@ -41,6 +42,8 @@ const USUAL: usize = 64 << 10;
 /// Less than one such pipe in so long, and a bulk is none any more: larger pipes count against what all pipes of a user may
 /// hold (pipe(7), pipe-user-pages-soft), beyond which those who are not privileged get small ones only.
 const CALM: Duration = Duration::from_secs(2);
+/// Idle time after which the thread ends. One that writes ten lines a second keeps it.
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 120_000_000 };
 /// What a process's pipe holds from the moment that nobody reads: with the fifo, more than the 160 KiB that containerd's own
 /// shim takes before a process has to wait (its pipe, its copier's buffer and the fifo).
 const UNREAD: usize = 128 << 10;

@@ -28,8 +28,8 @@ const SILENCE: Duration = Duration::from_millis(20);
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Between two looks whether a full disk has space again.
 const SPACE: Duration = Duration::from_millis(200);
-/// Idle time after which a worker goes away.
-pub(super) const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// Idle time after which a file's worker goes away.
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// Until another attempt, where there was no thread to be had.
 pub(super) const NO_THREAD: Duration = Duration::from_millis(100);
 
