@@ -30,6 +30,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 pub use drain::Drain;
+use end::End;
 use fifo::{Fifo, Input, Target};
 use logger::Logger;
 pub use streams::Streams;
@@ -80,7 +81,7 @@ pub struct Wiring {
     outputs: Vec<Output>,
     logger: Option<Logger>,
     /// Further write ends of the logger's pipes.
-    logged: Vec<OwnedFd>,
+    logged: Vec<End>,
     /// Bytes that the process's group may have, as its container was created; `None` or -1 is unlimited. What it has written and
     /// nobody has read counts.
     pub memory: Option<i64>,
@@ -89,12 +90,12 @@ pub struct Wiring {
 struct Stdin {
     from: Input,
     /// The process's pipe; none with a console.
-    to: Option<OwnedFd>,
+    to: Option<End>,
 }
 
 struct Output {
     /// The process's pipe; none with a console.
-    from: Option<OwnedFd>,
+    from: Option<End>,
     to: Target,
 }
 
@@ -156,8 +157,10 @@ pub fn open(paths: &Paths, owner: Owner, names: &Names) -> Result<Opened, String
         Scheme::Binary { rest, ready_required } => {
             let (stdout, stderr) = (pipe(owner)?, pipe(owner)?);
             wiring.logger = Some(Logger::start(rest, ready_required, names, &stdout.0, &stderr.0)?);
-            let twin =
-                |pipe: &OwnedFd| fcntl_dupfd_cloexec(pipe, 3).map_err(|e| failed("fcntl", "logger pipe", &e.into()));
+            let twin = |pipe: &OwnedFd| match fcntl_dupfd_cloexec(pipe, 3) {
+                Ok(twin) => Ok(End::of_process(twin)),
+                Err(e) => Err(failed("fcntl", "logger pipe", &e.into())),
+            };
             wiring.logged.push(twin(&stdout.1)?);
             if paths.terminal {
                 wiring.outputs.push(Output { from: None, to: Target::Pipe(Arc::new(nonblocking(stdout.1)?)) });
@@ -174,7 +177,7 @@ pub fn open(paths: &Paths, owner: Owner, names: &Names) -> Result<Opened, String
         let mut to = None;
         if !paths.terminal {
             let (read, write) = pipe(owner)?;
-            (child.stdin, to) = (Some(read), Some(nonblocking(write)?));
+            (child.stdin, to) = (Some(read), Some(End::of_process(nonblocking(write)?)));
         }
         wiring.stdin = Some(Stdin { from, to });
     }
@@ -190,7 +193,7 @@ impl Wiring {
             return Ok(None);
         }
         let (read, write) = pipe(owner)?;
-        self.outputs.push(Output { from: Some(nonblocking(read)?), to });
+        self.outputs.push(Output { from: Some(End::of_process(nonblocking(read)?)), to });
         Ok(Some(write))
     }
 }

@@ -145,9 +145,9 @@ impl<'a> Bed<'a> {
     fn command_of(&self, program: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(self.runtime.options).arg("--root").arg(self.path("state")).args(args);
-        // crun 1.8.1 gives its streams to the user namespace's root, and /dev/null is the machine's.
-        let users = self.spec["linux"]["uidMappings"].is_array();
-        command.stdin(if users { File::create(self.path("stdin")).unwrap().into() } else { Stdio::null() });
+        // crun 1.8.1 gives its streams to the user namespace's root, and an exec's to its user; /dev/null is the machine's.
+        let gives = self.spec["linux"]["uidMappings"].is_array() || args.first() == Some(&"exec");
+        command.stdin(if gives { File::create(self.path("stdin")).unwrap().into() } else { Stdio::null() });
         if self.runtime.pure_v1 {
             without_unified(&mut command);
         }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -53,25 +54,37 @@ pub struct Drain {
 /// What can be asked for what waits in it.
 type Way = Weak<dyn AsFd + Send + Sync>;
 
+/// Whether whoever copies has taken something and not yet put all of it where it goes.
+#[derive(Clone, Default)]
+pub(super) struct InHand(Arc<AtomicBool>);
+
+impl InHand {
+    pub(super) fn set(&self, some: bool) {
+        self.0.store(some, Ordering::SeqCst);
+    }
+}
+
 /// An output on its way to a client.
 pub(super) struct ToClient {
     /// From the process, and into the fifo; gone when they are closed.
     from: Way,
+    in_hand: InHand,
     to: Way,
     /// Ends when the process has closed its end and the client has read all, or has been waited for.
     read: oneshot::Receiver<()>,
 }
 
 impl Drain {
-    /// An output goes from here to there. What is answered is dropped when the client has read all.
-    pub(super) fn client<F, T>(&mut self, from: &Arc<F>, to: &Arc<T>) -> oneshot::Sender<()>
+    /// An output goes from here to there. The sender is dropped when the client has read all.
+    pub(super) fn client<F, T>(&mut self, from: &Arc<F>, to: &Arc<T>) -> (oneshot::Sender<()>, InHand)
     where
         F: AsFd + Send + Sync + 'static,
         T: AsFd + Send + Sync + 'static,
     {
         let (reading, read) = oneshot::channel();
-        self.fifos.push(ToClient { from: Arc::downgrade(from) as Way, to: Arc::downgrade(to) as Way, read });
-        reading
+        let (from, to, in_hand) = (Arc::downgrade(from) as Way, Arc::downgrade(to) as Way, InHand::default());
+        self.fifos.push(ToClient { from, in_hand: in_hand.clone(), to, read });
+        (reading, in_hand)
     }
 
     /// Waits until the logger or the client has read what the process wrote. Then a logger's pipes have no writer of ours any more.
@@ -92,7 +105,8 @@ impl Drain {
             };
             until_none(left, STALL, LIMIT).await;
         }
-        let (ways, ends): (Vec<_>, Vec<_>) = self.fifos.into_iter().map(|f| ((f.from, f.to), f.read)).unzip();
+        let (ways, ends): (Vec<_>, Vec<_>) =
+            self.fifos.into_iter().map(|f| ((f.from, f.in_hand, f.to), f.read)).unzip();
         let all_read = async {
             for end in ends {
                 let _sender_is_gone = end.await;
@@ -122,9 +136,14 @@ async fn asked(left: impl FnOnce() -> u64 + Send + 'static) -> u64 {
 }
 
 /// Bytes between a process and a client that is there. As long as something is copied, our own reader counts as one.
-fn under_way((from, to): &(Way, Way)) -> u64 {
-    let Some(in_fifo) = to.upgrade().filter(|to| has_reader(to.as_ref())).map(unread) else { return 0 };
-    in_fifo + from.upgrade().map_or(0, |from| ioctl_fionread(from.as_ref()).unwrap_or_default())
+fn under_way((from, in_hand, to): &(Way, InHand, Way)) -> u64 {
+    if !to.upgrade().is_some_and(|to| has_reader(to.as_ref())) {
+        return 0;
+    }
+    // In the order in which they move: otherwise those that move meanwhile would be missed.
+    let in_pipe = from.upgrade().map_or(0, |from| ioctl_fionread(from.as_ref()).unwrap_or_default());
+    let in_hand = u64::from(in_hand.0.load(Ordering::SeqCst));
+    in_pipe + in_hand + to.upgrade().map_or(0, unread)
 }
 
 /// Waits until a client has read what is in its fifo, into which nothing more comes from us.

@@ -49,6 +49,7 @@ impl Drop for End {
         if !self.shared || is_over(self.as_fd()) {
             return;
         }
+        // Without a thread to be had it is closed here.
         let fd = self.fd.take();
         let _nobody_waits = worker::run(c"close", move || drop(fd));
     }

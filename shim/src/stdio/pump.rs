@@ -23,6 +23,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 use tokio::time::sleep;
 
+use super::drain::InHand;
 use super::end::End;
 use super::relay::{CHUNK, NO_THREAD, Step, Taken, flush, put_some, take};
 use crate::{ready, worker};
@@ -132,6 +133,9 @@ struct Pump {
     pending: Vec<u8>,
     /// What was spliced and did not fit.
     transit: Option<Transit>,
+    /// How often in a row there was something to splice (poll(2) said), and then nothing.
+    dry: u8,
+    in_hand: InHand,
 }
 
 /// Copies until the source ends; nothing that was read is lost on the way. Pipes are non-blocking and may, as those of a bulk, hold `bulk` bytes each.
@@ -142,6 +146,7 @@ pub(super) fn copy(
     to: Arc<End>,
     source: Source,
     bulk: usize,
+    in_hand: InHand,
 ) -> io::Result<impl Future<Output = io::Result<()>> + Send> {
     let mut first = match source {
         Source::File => None,
@@ -149,7 +154,7 @@ pub(super) fn copy(
     };
     let flow = Flow { splices: 0, bulk, room: 0, lately: 0 };
     let (weak_from, weak_to) = (Arc::downgrade(&from), Arc::downgrade(&to));
-    let pump = Pump { from: weak_from, to: weak_to, source, flow, pending: Vec::new(), transit: None };
+    let pump = Pump { from: weak_from, to: weak_to, source, flow, pending: Vec::new(), transit: None, dry: 0, in_hand };
     let pump = Arc::new(Mutex::new(pump));
     Ok(async move {
         let mut step = Step::SourceEmpty;
@@ -211,15 +216,19 @@ impl Pump {
                 Err(Errno::INTR) => false,
                 Err(errno) => return Err(errno),
             };
-            let due = self.flow.is_bulk() && Instant::now() >= look;
-            if due {
+            if quiet {
+                self.dry = 0;
+            }
+            let mut calm = !self.flow.is_bulk();
+            if !calm && Instant::now() >= look {
                 look = Instant::now() + CALM;
-                if self.flow.is_calm() && self.resize(USUAL)? {
+                calm = self.flow.is_calm();
+                if calm && self.resize(USUAL)? {
                     // Otherwise they hold more than the usual, and stay as they are.
                     (self.flow.splices, self.flow.room) = (0, 0);
                 }
             }
-            if quiet && (due || !self.flow.is_bulk()) {
+            if quiet && calm {
                 self.transit = self.transit.take().filter(|transit| transit.holds > 0);
                 return Ok(step);
             }
@@ -241,14 +250,24 @@ impl Pump {
     }
 
     fn move_some(&mut self) -> Result<Step, Errno> {
+        self.in_hand.set(true);
+        let step = self.move_on();
+        self.in_hand.set(!self.pending.is_empty() || self.transit.as_ref().is_some_and(|transit| transit.holds > 0));
+        step
+    }
+
+    fn move_on(&mut self) -> Result<Step, Errno> {
         if !self.pending.is_empty() {
             return flush(held(&self.to)?, &mut self.pending);
         }
         if self.transit.as_ref().is_some_and(|transit| transit.holds > 0) {
             return self.deliver();
         }
-        if self.source == Source::Pipe && (self.flow.is_bulk() || ioctl_fionread(held(&self.from)?)? >= SPLICE_FROM) {
-            return self.splice();
+        if self.source == Source::Pipe
+            && (self.flow.is_bulk() || ioctl_fionread(held(&self.from)?)? >= SPLICE_FROM)
+            && let Some(step) = self.splice()?
+        {
+            return Ok(step);
         }
         let mut chunk = [0; CHUNK];
         let bytes = match self.source {
@@ -267,21 +286,34 @@ impl Pump {
         put_some(held(&self.to)?, bytes, &mut self.pending)
     }
 
-    fn splice(&mut self) -> Result<Step, Errno> {
+    /// Nothing if it is to be copied instead.
+    fn splice(&mut self) -> Result<Option<Step>, Errno> {
         let room = if self.flow.is_bulk() { self.flow.bulk } else { USUAL };
         let transit = match self.transit.take().filter(|transit| transit.room == room) {
             Some(transit) => transit,
-            None => Transit::new(room)?,
+            None => match Transit::new(room) {
+                Ok(transit) => transit,
+                Err(_) => return Ok(None),
+            },
         };
         let transit = self.transit.insert(transit);
         match splice(held(&self.from)?, None, &transit.into, None, room, AT_ONCE) {
-            Ok(0) => Ok(Step::End),
+            Ok(0) => Ok(Some(Step::End)),
             Ok(bytes) => {
-                transit.holds = bytes;
-                self.deliver()
+                (transit.holds, self.dry) = (bytes, 0);
+                self.deliver().map(Some)
             }
-            Err(Errno::INTR) => Ok(Step::Moved),
-            Err(Errno::AGAIN) => Ok(Step::SourceEmpty),
+            Err(Errno::INTR) => Ok(Some(Step::Moved)),
+            Err(Errno::AGAIN) if self.dry < 2 => {
+                self.dry += 1;
+                Ok(Some(Step::SourceEmpty))
+            }
+            Err(Errno::AGAIN) => {
+                // Before Linux 6.15 a write(2) that fails leaves a buffer without bytes, which is spliced for nothing until the pipe
+                // in between is full of them. read(2) throws them away.
+                (self.transit, self.dry) = (None, 0);
+                Ok(None)
+            }
             Err(errno) => Err(errno),
         }
     }

@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use super::drain::InHand;
 use crate::ready::Fd;
 use crate::worker;
 
@@ -46,7 +47,7 @@ pub(super) enum Step {
 /// the target takes it, and nothing that was read is lost on the way. Both ends are non-blocking.
 ///
 /// Errors: EPIPE when nobody can read the target any more, and what else the kernel says.
-pub(super) async fn copy(from: &Fd, to: &Fd, hangup: &Notify) -> io::Result<()> {
+pub(super) async fn copy(from: &Fd, to: &Fd, hangup: &Notify, in_hand: &InHand) -> io::Result<()> {
     // What was read and did not fit; empty (and without memory) almost always.
     let mut pending = Vec::new();
     let mut full = false;
@@ -66,7 +67,9 @@ pub(super) async fn copy(from: &Fd, to: &Fd, hangup: &Notify) -> io::Result<()> 
         if last_words.is_some_and(|end| Instant::now() >= end) {
             return Ok(());
         }
+        in_hand.set(true);
         let step = move_some(from.get_ref(), to.get_ref(), &mut pending)?;
+        in_hand.set(!pending.is_empty());
         if step == if full { Step::TargetFull } else { Step::SourceEmpty } {
             ready.clear_ready();
         }
@@ -141,7 +144,7 @@ pub(super) fn take(from: impl AsFd, chunk: &mut [u8]) -> Result<Taken<'_>, Errno
             Err(Errno::AGAIN) => Ok(Taken::Empty),
             Err(Errno::INTR) => continue,
             // No slave of a terminal is open (tty_ioctl(4) has no word for it; every terminal program knows it). Ours is, as long as
-            // the process lives. Pipes do not say it.
+            // the process lives.
             Err(Errno::IO) => Ok(Taken::End),
             Err(errno) => Err(errno),
         };

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::drain;
+use super::drain::{self, InHand};
 use super::end::End;
 use super::fifo::{self, Fifo, Input, Target};
 use super::pump::{self, Source};
@@ -60,7 +60,7 @@ impl Wiring {
             let pidfd = Arc::new(ready::for_reading(pidfd)?);
             streams.logger = Some((Arc::clone(&pidfd), tokio::spawn(reap_logger(pidfd))));
         }
-        streams.drain.pipes = self.logged.into_iter().map(End::of_process).collect();
+        streams.drain.pipes = self.logged;
         let hangup = Arc::new(Notify::new());
         for output in self.outputs {
             let bulk = pump::bulk_of(self.memory);
@@ -83,7 +83,7 @@ impl Wiring {
                 let from = ready::for_reading(from)?;
                 Some(tokio::spawn(async move {
                     // A client hangs up by closing its end, which ends the source.
-                    let _ = relay::copy(&from, &master, &Notify::new()).await;
+                    let _ = relay::copy(&from, &master, &Notify::new(), &InHand::default()).await;
                     // All writers of the fifo are gone, ours included: the client has hung up, so the terminal does.
                     // The kernel sends SIGHUP when the last descriptor of the master is closed.
                     hangup.notify_one();
@@ -102,9 +102,9 @@ fn slave_of(master: &OwnedFd) -> Option<OwnedFd> {
 }
 
 /// Copies to the process's pipe until `from` ends, which is the end of stdin.
-fn run_stdin(from: OwnedFd, pipe: OwnedFd, source: Source) -> io::Result<JoinHandle<()>> {
-    let (from, to) = (Arc::new(End::of_client(from)), Arc::new(End::of_process(pipe)));
-    let copying = pump::copy(from, to, source, pump::BULK)?;
+fn run_stdin(from: OwnedFd, pipe: End, source: Source) -> io::Result<JoinHandle<()>> {
+    let (from, to) = (Arc::new(End::of_client(from)), Arc::new(pipe));
+    let copying = pump::copy(from, to, source, pump::BULK, InHand::default())?;
     Ok(tokio::spawn(async move {
         // EPIPE: the process closed its stdin; dropping our end tells the client.
         let _ = copying.await;
@@ -112,7 +112,7 @@ fn run_stdin(from: OwnedFd, pipe: OwnedFd, source: Source) -> io::Result<JoinHan
 }
 
 /// Copies a file or device to the process's stdin.
-fn run_file(file: OwnedFd, pipe: Option<OwnedFd>, console: Option<Arc<Fd>>) -> io::Result<Option<JoinHandle<()>>> {
+fn run_file(file: OwnedFd, pipe: Option<End>, console: Option<Arc<Fd>>) -> io::Result<Option<JoinHandle<()>>> {
     // A terminal as stdin can be polled, say; /dev/null cannot (EPERM). A regular file may be one of FUSE's, which can, and still
     // waits for its server in each read(2).
     let device = FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::CharacterDevice;
@@ -125,7 +125,7 @@ fn run_file(file: OwnedFd, pipe: Option<OwnedFd>, console: Option<Arc<Fd>>) -> i
     let Some(to) = console else { return Ok(None) };
     Ok(Some(tokio::spawn(async move {
         let _hung_up = match polled {
-            Some(from) => relay::copy(&from, &to, &Notify::new()).await,
+            Some(from) => relay::copy(&from, &to, &Notify::new(), &InHand::default()).await,
             None => relay::copy_from_file(Arc::new(file), &to).await,
         };
         // A file that was read to its end is no client that has hung up: the terminal stays until Delete.
@@ -144,9 +144,9 @@ fn run_output(
     let twin = |fd: &OwnedFd| fcntl_dupfd_cloexec(fd, 3);
     Ok(match (output.from, console, output.to) {
         (Some(pipe), _, Target::Fifo(fifo)) => {
-            let (from, to) = (Arc::new(End::of_process(pipe)), Arc::new(End::of_client(twin(fifo.writer())?)));
-            let read = drain.client(&from, &to);
-            let copying = pump::copy(from, Arc::clone(&to), Source::Pipe, bulk)?;
+            let (from, to) = (Arc::new(pipe), Arc::new(End::of_client(twin(fifo.writer())?)));
+            let (read, in_hand) = drain.client(&from, &to);
+            let copying = pump::copy(from, Arc::clone(&to), Source::Pipe, bulk, in_hand)?;
             tokio::spawn(async move {
                 let _ = copying.await;
                 end_of_stream(fifo, to, read).await;
@@ -154,15 +154,15 @@ fn run_output(
         }
         (None, Some(master), Target::Fifo(fifo)) => {
             let to = Arc::new(ready::for_writing(twin(fifo.writer())?)?);
-            let read = drain.client(&master, &to);
+            let (read, in_hand) = drain.client(&master, &to);
             tokio::spawn(async move {
-                let _ = relay::copy(&master, &to, &hangup).await;
+                let _ = relay::copy(&master, &to, &hangup, &in_hand).await;
                 drop(master);
                 end_of_stream(fifo, to, read).await;
             })
         }
         (Some(pipe), _, Target::File(file)) => {
-            let from = Arc::new(ready::watch(End::of_process(pipe), Interest::READABLE)?);
+            let from = Arc::new(ready::watch(pipe, Interest::READABLE)?);
             tokio::spawn(async move {
                 let _ = relay::copy_to_file(from, file, &hangup).await;
             })
@@ -177,7 +177,7 @@ fn run_output(
             let (at_work, copied) = oneshot::channel::<()>();
             drain.copied = Some(copied);
             tokio::spawn(async move {
-                let _ = relay::copy(&master, &to, &hangup).await;
+                let _ = relay::copy(&master, &to, &hangup, &InHand::default()).await;
                 drop(at_work);
             })
         }
