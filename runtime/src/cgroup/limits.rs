@@ -236,16 +236,37 @@ pub(super) fn before(writes: &[Write], record: &Record) -> Vec<Write> {
 pub(super) fn put_back(mut before: Vec<Write>, record: &Record) {
     let is_back = |old: &Write| {
         let Some((_, dir)) = record.find(old.controller) else { return true };
+        let now = says(old.controller, &old.file, record);
         // The kernel takes one line at a time; and a write of no bytes would never get to the file.
-        let mut lines = old.value.split('\n').map(|line| if line.is_empty() { "\n" } else { line });
-        says(old.controller, &old.file, record).as_ref() == Some(&old.value)
-            || lines.all(|line| file::put(&dir.join(&old.file), line).is_ok())
+        let line = |line: &str| file::put(&dir.join(&old.file), if line.is_empty() { "\n" } else { line }).is_ok();
+        let Some(none) = no_limit(&old.file) else {
+            return now.as_ref() == Some(&old.value) || old.value.split('\n').all(line);
+        };
+        let is_new = |device: &&str| device.contains(':') && !old.value.lines().any(|old| first_word(old) == *device);
+        let now = now.unwrap_or_default();
+        let mut gone = now.lines().map(first_word).filter(is_new);
+        now == old.value || gone.all(|device| line(&format!("{device} {none}"))) && old.value.lines().all(line)
     };
     let mut left = usize::MAX;
     while before.len() < left {
         left = before.len();
         before.retain(|old| !is_back(old));
     }
+}
+
+/// What takes a device's limits away, in a file that names only devices that have some.
+fn no_limit(file: &str) -> Option<&'static str> {
+    match file {
+        "io.max" => Some("rbps=max wbps=max riops=max wiops=max"),
+        "io.weight" | "io.bfq.weight" => Some("default"),
+        _ if file.starts_with("blkio.throttle.") => Some("0"),
+        _ if file.ends_with("weight_device") => Some("default"),
+        _ => None,
+    }
+}
+
+fn first_word(line: &str) -> &str {
+    line.split(' ').next().unwrap_or(line)
 }
 
 /// What would have to be written to a file for it to say what it says.

@@ -325,6 +325,17 @@ fn block_devices() -> Result<(), libtest_mimic::Failed> {
             "throttleReadIOPSDevice": [{{"major": {major}, "minor": {minor}, "rate": 3000}}],
             "throttleWriteIOPSDevice": [{{"major": {major}, "minor": {minor}, "rate": 4000}}]}}}}"#
     );
+    if disk.is_some() {
+        let (controller, file) = match group.find("io") {
+            Some((false, _)) => ("io", "io.max"),
+            _ => ("blkio", "blkio.throttle.read_bps_device"),
+        };
+        // The last of the four.
+        let tail = json.rfind(&format!("\"major\": {major}")).unwrap();
+        let refused = json[..tail].to_owned() + r#""major": 4000, "minor": 1, "rate": 1}]}}"#;
+        group.0.update(&resources(&refused)).unwrap_err();
+        assert_eq!(group.read(controller, file), "", "no limit stays that was not there before");
+    }
     let done = group.0.apply(&resources(&json));
     let Some(disk) = disk else {
         assert!(done.unwrap_err().to_string().ends_with("no such device"));
