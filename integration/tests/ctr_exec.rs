@@ -84,6 +84,19 @@ fn terminal(bed: &Bed) -> Outcome {
     Ok(())
 }
 
+/// `kubectl exec -it` and a server that is started in the background and survives the hang-up.
+fn terminal_ends_with_its_process(bed: &Bed) -> Outcome {
+    let id = bed.sleeper()?;
+    let script = "trap '' HUP; sleep 1000 & echo started";
+    let mut terminal = bed.terminal(&["task", "exec", "--exec-id", "leaver", "--tty", &id, "sh", "-c", script])?;
+    let begun = std::time::Instant::now();
+    let code = terminal.wait(LIMIT)?;
+    let took = begun.elapsed();
+    ensure!(code == 0 && terminal.screen().contains("started\n"), "exit code {code}: {:?}", terminal.screen());
+    ensure!(took < std::time::Duration::from_secs(6), "the client waits for whom the process left behind: {took:?}");
+    Ok(())
+}
+
 fn kill_of_an_exec_leaves_the_container(bed: &Bed) -> Outcome {
     let id = bed.sleeper()?;
     let client = bed.containerd.ctr_start(LIMIT, &["task", "exec", "--exec-id", "victim", &id, "sleep", "1000"])?;
@@ -178,6 +191,7 @@ fn main() {
             user_and_cwd,
             stdin,
             terminal,
+            terminal_ends_with_its_process,
             kill_of_an_exec_leaves_the_container,
             same_id_twice_is_refused,
             in_a_stopped_container_is_refused,

@@ -1,15 +1,17 @@
 //! Many containers, and nothing left of them.
 
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use integration::containerd::{IMAGE, LIMIT};
 use integration::{Bed, Outcome, cases, suite};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::SpliceFlags;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Action, tcflow};
+use rustix::time::Timespec;
 
 fn soak() -> bool {
     std::env::var_os("MINI_SOAK").is_some()
@@ -175,6 +177,85 @@ fn process_that_holds_the_lock_of_its_output(bed: &Bed) -> Outcome {
     bed.delete(&held, &[], 137)
 }
 
+/// Somebody who asks a terminal for its size, and holds its lock until this is dropped: the page for the answer does not come.
+struct Asker(Option<(OwnedFd, std::thread::JoinHandle<()>)>);
+
+impl Asker {
+    fn new(terminal: &std::path::Path) -> Outcome<Asker> {
+        let slave = rustix::fs::open(terminal, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a mapping of its own.
+        let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, prot, flags, -1, 0) } as usize;
+        // SAFETY: userfaultfd(2) takes flags only.
+        let faults = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) } as i32;
+        integration::ensure!(faults >= 0, "userfaultfd: {}", std::io::Error::last_os_error());
+        // SAFETY: new, and ours alone.
+        let faults = unsafe { OwnedFd::from_raw_fd(faults) };
+        // struct uffdio_api, and struct uffdio_register for pages that are missing (ioctl_userfaultfd(2)).
+        let (mut api, mut register) = ([0xAAu64, 0, 0], [page as u64, 4096, 1, 0]);
+        for (request, words) in [(0xc018_aa3f, &mut api[..]), (0xc020_aa00, &mut register[..])] {
+            // SAFETY: an array as large as the struct of this request.
+            let done = unsafe { libc::ioctl(faults.as_raw_fd(), request, words.as_mut_ptr()) };
+            integration::ensure!(done == 0, "{request:x}: {}", std::io::Error::last_os_error());
+        }
+        let asking = std::thread::spawn(move || {
+            // SAFETY: a page is more than a struct winsize; nobody else has or unmaps it.
+            unsafe {
+                libc::ioctl(slave.as_raw_fd(), libc::TIOCGWINSZ, page);
+                libc::munmap(page as *mut libc::c_void, 4096);
+            }
+        });
+        let mut fds = [PollFd::new(&faults, PollFlags::IN)];
+        let asks = poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 }))?;
+        integration::ensure!(asks == 1, "nobody asks for the size");
+        Ok(Asker(Some((faults, asking))))
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        let Some((faults, asking)) = self.0.take() else { return };
+        drop(faults);
+        let _ended = asking.join();
+    }
+}
+
+/// What a process can do to its own terminal with a page of a disk that hangs.
+fn process_that_holds_the_lock_of_its_terminal(bed: &Bed) -> Outcome {
+    let annotation = format!("io.kubernetes.cri.sandbox-id=asks-{}", bed.containerd.namespace);
+    let id = bed.id();
+    let words = bed.run_words(&id, &["--annotation", &annotation, "--tty"], &["sh"]);
+    let mut terminal = bed.terminal(&words)?;
+    terminal.wait_for("# ", LIMIT)?;
+    let beside = bed.detached(&["--null-io", "--annotation", &annotation], &["sleep", "1000"])?;
+    // ctr listens to SIGWINCH only some time after the start.
+    integration::eventually(LIMIT, || {
+        terminal.resize(33, 76)?;
+        terminal.resize(33, 77)?;
+        terminal.send("stty size\n")?;
+        terminal.wait_for("33 77\n", Duration::from_millis(500))
+    })?;
+    let asker = Asker::new(&bed.containerd.host.path(format!("/proc/{}/fd/0", bed.pid(&id)?)))?;
+    terminal.resize(44, 88)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    bed.ctr(&["task", "ls"])?.ok()?;
+    bed.ctr(&["task", "ps", &id])?.ok()?;
+    bed.ctr(&["task", "exec", "--exec-id", "beside", &beside, "true"])?.ok()?;
+    bed.ctr(&["task", "kill", "--signal", "KILL", &beside])?.ok()?;
+    bed.wait_status(&beside, "STOPPED")?;
+    let took = start.elapsed();
+    integration::ensure!(took < LIMIT / 4, "the rest of the pod took {took:?}");
+    drop(asker);
+    integration::eventually(LIMIT, || {
+        terminal.send("stty size\n")?;
+        terminal.wait_for("44 88\n", Duration::from_millis(500))
+    })?;
+    terminal.send("exit\n")?;
+    terminal.wait(LIMIT)?;
+    bed.delete(&beside, &[], 137)
+}
+
 fn main() {
     suite::run_with(
         "load",
@@ -185,6 +266,7 @@ fn main() {
             pod_of_fifty,
             slow_container_delays_no_other_of_its_pod,
             process_that_holds_the_lock_of_its_output,
+            process_that_holds_the_lock_of_its_terminal,
         ],
     );
 }

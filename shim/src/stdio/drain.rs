@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::end::End;
 use super::fifo::has_reader;
+use super::relay::Cut;
 use crate::{ready, worker};
 
 /// A logger that takes nothing for so long has stopped to read.
@@ -47,6 +48,8 @@ pub struct Drain {
     pub(super) fifos: Vec<ToClient>,
     /// The process's terminal, which as long as it is held is not taken for hung up.
     pub(super) slave: Option<OwnedFd>,
+    /// Ends the copying of it: others whom the process leaves behind may have it as well.
+    pub(super) cut: Arc<Cut>,
     /// What a client types into it.
     pub(super) typing: Option<AbortHandle>,
 }
@@ -94,6 +97,7 @@ impl Drain {
             // A terminal that is hung up polls as writable for ever, and takes no more than it holds.
             typing.abort();
         }
+        self.cut.exited.notify_one();
         if let Some(copied) = self.copied.take() {
             let _ = timeout(STALL, copied).await;
         }

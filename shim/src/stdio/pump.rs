@@ -135,6 +135,9 @@ struct Pump {
     transit: Option<Transit>,
     /// How often in a row there was something to splice (poll(2) said), and then nothing.
     dry: u8,
+    /// A read(2) of many bytes has got as many. Of a pipe whose writer has set O_DIRECT it gets one packet, and spliced on, that would
+    /// be a packet to the client as well, of which he loses what he does not read at once (pipe(2)).
+    is_stream: bool,
     in_hand: InHand,
 }
 
@@ -154,8 +157,17 @@ pub(super) fn copy(
     };
     let flow = Flow { splices: 0, bulk, room: 0, lately: 0 };
     let (weak_from, weak_to) = (Arc::downgrade(&from), Arc::downgrade(&to));
-    let pump = Pump { from: weak_from, to: weak_to, source, flow, pending: Vec::new(), transit: None, dry: 0, in_hand };
-    let pump = Arc::new(Mutex::new(pump));
+    let pump = Arc::new(Mutex::new(Pump {
+        from: weak_from,
+        to: weak_to,
+        source,
+        flow,
+        pending: Vec::new(),
+        transit: None,
+        dry: 0,
+        is_stream: false,
+        in_hand,
+    }));
     Ok(async move {
         let mut step = Step::SourceEmpty;
         loop {
@@ -200,6 +212,7 @@ impl Pump {
     /// Errors: ECANCELED when nobody waits for it any more, and the kernel's.
     fn run(&mut self) -> Result<Step, Errno> {
         let mut look = Instant::now() + CALM;
+        self.is_stream = false;
         loop {
             let step = self.move_some()?;
             let (end, flags) = match step {
@@ -226,13 +239,18 @@ impl Pump {
                 if calm && self.resize(USUAL)? {
                     // Otherwise they hold more than the usual, and stay as they are.
                     (self.flow.splices, self.flow.room) = (0, 0);
+                    self.drop_transit();
                 }
             }
             if quiet && calm {
-                self.transit = self.transit.take().filter(|transit| transit.holds > 0);
+                self.drop_transit();
                 return Ok(step);
             }
         }
+    }
+
+    fn drop_transit(&mut self) {
+        self.transit = self.transit.take().filter(|transit| transit.holds > 0);
     }
 
     /// The target is full. A user over the limit of pipe(7) keeps what there is.
@@ -263,8 +281,10 @@ impl Pump {
         if self.transit.as_ref().is_some_and(|transit| transit.holds > 0) {
             return self.deliver();
         }
-        if self.source == Source::Pipe
-            && (self.flow.is_bulk() || ioctl_fionread(held(&self.from)?)? >= SPLICE_FROM)
+        let much =
+            self.source == Source::Pipe && (self.flow.is_bulk() || ioctl_fionread(held(&self.from)?)? >= SPLICE_FROM);
+        if much
+            && self.is_stream
             && let Some(step) = self.splice()?
         {
             return Ok(step);
@@ -283,6 +303,7 @@ impl Pump {
                 Taken::End => return Ok(Step::End),
             },
         };
+        self.is_stream = self.is_stream || much && bytes.len() == CHUNK;
         put_some(held(&self.to)?, bytes, &mut self.pending)
     }
 
@@ -325,9 +346,13 @@ impl Pump {
             Ok(bytes) => {
                 transit.holds = transit.holds.saturating_sub(bytes);
                 let step = if transit.holds > 0 { Step::TargetFull } else { Step::Moved };
-                // A user over the limit of pipe(7) keeps what there is.
-                if self.flow.spliced(bytes) && self.resize(self.flow.bulk)? {
-                    self.flow.swells();
+                if self.flow.spliced(bytes) {
+                    if self.resize(self.flow.bulk)? {
+                        self.flow.swells();
+                    } else {
+                        // A user over the limit of pipe(7): one of the two is not to go on holding what the other may not.
+                        let _as_it_was = fcntl_setpipe_size(held(&self.to)?, USUAL);
+                    }
                 }
                 Ok(step)
             }
@@ -360,5 +385,53 @@ mod tests {
         }
         assert!(flow.is_bulk() && !flow.is_calm(), "the first look may be due already");
         assert!(flow.is_calm());
+    }
+
+    /// A thread that is kept by a word now and then has nothing left of the bulk either.
+    #[test]
+    fn a_bulk_that_calms_down_has_no_transit() {
+        use std::fs::File;
+        use std::io::{Read, Write};
+
+        let nonblocking = |fd: &OwnedFd| rustix::io::ioctl_fionbio(fd, true).unwrap();
+        let ((from, writer), (reader, to)) =
+            (pipe_with(PipeFlags::CLOEXEC).unwrap(), pipe_with(PipeFlags::CLOEXEC).unwrap());
+        nonblocking(&from);
+        nonblocking(&to);
+        let (from, to) = (Arc::new(End::of_process(from)), Arc::new(End::of_client(to)));
+        let flow = Flow { splices: 0, bulk: BULK, room: 0, lately: 0 };
+        let (weak_from, weak_to) = (Arc::downgrade(&from), Arc::downgrade(&to));
+        let mut pump = Pump {
+            from: weak_from,
+            to: weak_to,
+            source: Source::Pipe,
+            flow,
+            pending: Vec::new(),
+            transit: None,
+            dry: 0,
+            is_stream: false,
+            in_hand: InHand::default(),
+        };
+        let (mut writer, mut reader) = (File::from(writer), File::from(reader));
+        let talking = std::thread::spawn(move || {
+            writer.write_all(&vec![1; 8 << 20]).unwrap();
+            let end = Instant::now() + 3 * CALM;
+            while Instant::now() < end {
+                writer.write_all(b"x").unwrap();
+                std::thread::sleep(Duration::from_millis(40));
+            }
+        });
+        let reading = std::thread::spawn(move || {
+            let mut got = vec![0; 8 << 20];
+            reader.read_exact(&mut got).unwrap();
+            while reader.read(&mut got).unwrap() > 0 {}
+        });
+        // The words go on for longer than it takes to be calm, and keep the thread; the end of them ends it.
+        assert_eq!(pump.run(), Ok(Step::End));
+        assert!(pump.flow.lately > 0 || pump.flow.splices == 0, "it was a bulk");
+        assert!(pump.transit.is_none());
+        talking.join().unwrap();
+        drop((from, to));
+        reading.join().unwrap();
     }
 }

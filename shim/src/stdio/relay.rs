@@ -27,6 +27,9 @@ const TURN: u32 = 16;
 const SILENCE: Duration = Duration::from_millis(20);
 /// And no longer than this in all: the process may go on writing for as long as its terminal is there.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// More than a terminal holds of what was written to its slave (tty_buffer.c, TTYB_DEFAULT_MEM_LIMIT, and what is read of it
+/// already): after the process's exit so much may still be its own words.
+const HELD: usize = 128 << 10;
 /// Between two looks whether a full disk has space again.
 const SPACE: Duration = Duration::from_millis(200);
 /// Idle time after which a file's worker goes away.
@@ -43,42 +46,74 @@ pub(super) enum Step {
     End,
 }
 
-/// Copies until the source ends, or until `hangup`: then what the process has written already still goes out, as far as
-/// the target takes it, and nothing that was read is lost on the way. Both ends are non-blocking.
+/// What ends the copying of a console whose slave others still have.
+#[derive(Default)]
+pub(super) struct Cut {
+    /// The client is gone: what the process has written already still goes out, as far as the target takes it.
+    pub(super) hangup: Notify,
+    /// The process is gone: its words go out, however long the client takes to read them. What others who have its terminal go on
+    /// writing has no client any more, as with containerd's own shim (ShutdownConsole).
+    pub(super) exited: Notify,
+}
+
+/// Why copying has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// There is no more to come, or the client is gone.
+    Closed,
+    /// The process has gone, and somebody else still has its terminal.
+    Exited,
+}
+
+/// Copies until the source ends, or is cut; nothing that was read is lost on the way. Both ends are non-blocking.
 ///
 /// Errors: EPIPE when nobody can read the target any more, and what else the kernel says.
-pub(super) async fn copy(from: &Fd, to: &Fd, hangup: &Notify, in_hand: &InHand) -> io::Result<()> {
+pub(super) async fn copy(from: &Fd, to: &Fd, cut: &Cut, in_hand: &InHand) -> io::Result<Ended> {
     // What was read and did not fit; empty (and without memory) almost always.
     let mut pending = Vec::new();
     let mut full = false;
     let mut moves = 0u32;
     let mut last_words = None;
+    // What may still be read after the exit, and until when it may be waited for.
+    let mut left: Option<(usize, Instant)> = None;
     loop {
         let room_or_bytes = async { if full { to.writable().await } else { from.readable().await } };
         let mut ready = tokio::select! {
             biased;
             ready = room_or_bytes => ready?,
-            () = hangup.notified(), if last_words.is_none() => {
+            () = cut.exited.notified(), if left.is_none() && last_words.is_none() => {
+                left = Some((HELD, Instant::now() + LAST_WORDS));
+                continue;
+            }
+            () = cut.hangup.notified(), if last_words.is_none() => {
                 last_words = Some(Instant::now() + LAST_WORDS);
                 continue;
             }
-            () = sleep(SILENCE), if last_words.is_some() => return Ok(()),
+            () = sleep(SILENCE), if last_words.is_some() => return Ok(Ended::Closed),
+            () = sleep(SILENCE), if left.is_some() && !full => return Ok(Ended::Exited),
         };
         if last_words.is_some_and(|end| Instant::now() >= end) {
-            return Ok(());
+            return Ok(Ended::Closed);
         }
         in_hand.set(true);
-        let step = move_some(from.get_ref(), to.get_ref(), &mut pending)?;
+        let (step, bytes) = move_some(from.get_ref(), to.get_ref(), &mut pending)?;
         in_hand.set(!pending.is_empty());
         if step == if full { Step::TargetFull } else { Step::SourceEmpty } {
             ready.clear_ready();
         }
         full = match step {
-            Step::End => return Ok(()),
+            Step::End => return Ok(Ended::Closed),
             Step::Moved => !pending.is_empty(),
             Step::TargetFull => true,
             Step::SourceEmpty => false,
         };
+        if let Some((most, end)) = &mut left {
+            *most = most.saturating_sub(bytes);
+            let over = *most == 0 || step == Step::SourceEmpty && Instant::now() >= *end;
+            if over && pending.is_empty() {
+                return Ok(Ended::Exited);
+            }
+        }
         moves = moves.wrapping_add(1);
         if moves.is_multiple_of(TURN) {
             tokio::task::yield_now().await;
@@ -86,14 +121,15 @@ pub(super) async fn copy(from: &Fd, to: &Fd, hangup: &Notify, in_hand: &InHand) 
     }
 }
 
-fn move_some(from: &OwnedFd, to: &OwnedFd, pending: &mut Vec<u8>) -> Result<Step, Errno> {
+/// How it went, and how many bytes were read.
+fn move_some(from: &OwnedFd, to: &OwnedFd, pending: &mut Vec<u8>) -> Result<(Step, usize), Errno> {
     if !pending.is_empty() {
-        return flush(to, pending);
+        return flush(to, pending).map(|step| (step, 0));
     }
     match take(from, &mut [0u8; CHUNK])? {
-        Taken::Bytes(bytes) => put_some(to, bytes, pending),
-        Taken::Empty => Ok(Step::SourceEmpty),
-        Taken::End => Ok(Step::End),
+        Taken::Bytes(bytes) => put_some(to, bytes, pending).map(|step| (step, bytes.len())),
+        Taken::Empty => Ok((Step::SourceEmpty, 0)),
+        Taken::End => Ok((Step::End, 0)),
     }
 }
 
@@ -156,9 +192,9 @@ pub(super) fn take(from: impl AsFd, chunk: &mut [u8]) -> Result<Taken<'_>, Errno
 pub(super) async fn copy_to_file<T: AsFd + AsRawFd + Send + Sync + 'static>(
     from: Arc<AsyncFd<T>>,
     to: Arc<OwnedFd>,
-    hangup: &Notify,
-) -> io::Result<()> {
-    let mut hung_up = false;
+    cut: &Cut,
+) -> io::Result<Ended> {
+    let mut over = None;
     // What was read and found no space.
     let mut pending = Vec::new();
     loop {
@@ -167,26 +203,35 @@ pub(super) async fn copy_to_file<T: AsFd + AsRawFd + Send + Sync + 'static>(
             tokio::select! {
                 biased;
                 ready = from.readable() => Some(ready?),
-                () = hangup.notified(), if !hung_up => None,
+                () = cut.exited.notified(), if over.is_none() => {
+                    over = Some(Ended::Exited);
+                    None
+                }
+                () = cut.hangup.notified(), if over.is_none() => {
+                    over = Some(Ended::Closed);
+                    None
+                }
             }
         } else {
             sleep(SPACE).await;
             None
         };
         let was_full = !pending.is_empty();
-        hung_up = hung_up || (ready.is_none() && !was_full);
         let (theirs, file, first) = (Arc::clone(&from), Arc::clone(&to), pending.clone());
-        let written = worker::run(c"stdio", move || write_all_there_is(theirs.get_ref(), &file, &first)).await;
+        let last = over.is_some().then(|| (HELD, Instant::now() + LAST_WORDS));
+        let written = worker::run(c"stdio", move || write_all_there_is(theirs.get_ref(), &file, &first, last)).await;
         match written {
-            Ok(Ok((Step::End, _))) => return Ok(()),
+            Ok(Ok((Step::End, _))) => return Ok(Ended::Closed),
             Ok(Ok((Step::TargetFull, left))) => {
                 pending = left;
                 if !was_full {
                     log::warn!("{}: no space left; who writes to it waits", name(&to));
                 }
             }
-            Ok(Ok(_)) if hung_up => return Ok(()),
             Ok(Ok(_)) => {
+                if let Some(over) = over {
+                    return Ok(over);
+                }
                 pending = Vec::new();
                 ready.into_iter().for_each(|mut ready| ready.clear_ready());
             }
@@ -236,8 +281,14 @@ fn name(file: &OwnedFd) -> String {
     std::fs::read_link(link).map(|path| path.display().to_string()).unwrap_or_default()
 }
 
-/// `first`, then what the source has. With a full target comes what is to be written first when there is space again.
-fn write_all_there_is(from: &impl AsFd, to: &OwnedFd, first: &[u8]) -> Result<(Step, Vec<u8>), Errno> {
+/// `first`, then what the source has; of the `last` words no more than so many bytes, and no waiting for more after that time. With a
+/// full target comes what is to be written first when there is space again.
+fn write_all_there_is(
+    from: &impl AsFd,
+    to: &OwnedFd,
+    first: &[u8],
+    mut last: Option<(usize, Instant)>,
+) -> Result<(Step, Vec<u8>), Errno> {
     let done = put(to, first)?;
     if done < first.len() {
         return Ok((Step::TargetFull, first[done..].to_vec()));
@@ -250,11 +301,18 @@ fn write_all_there_is(from: &impl AsFd, to: &OwnedFd, first: &[u8]) -> Result<(S
                 if done < bytes.len() {
                     return Ok((Step::TargetFull, bytes[done..].to_vec()));
                 }
+                if let Some((most, _)) = &mut last {
+                    *most = most.saturating_sub(bytes.len());
+                    if *most == 0 {
+                        return Ok((Step::SourceEmpty, Vec::new()));
+                    }
+                }
             }
             Taken::End => return Ok((Step::End, Vec::new())),
             Taken::Empty => {
                 let mut fds = [PollFd::new(from, PollFlags::IN)];
-                if poll(&mut fds, Some(&QUIET))? == 0 {
+                let over = last.is_some_and(|(_, end)| Instant::now() >= end);
+                if over || poll(&mut fds, Some(&QUIET))? == 0 {
                     return Ok((Step::SourceEmpty, Vec::new()));
                 }
             }

@@ -12,7 +12,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::Interest;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -20,9 +20,10 @@ use super::drain::{self, InHand};
 use super::end::End;
 use super::fifo::{self, Fifo, Input, Target};
 use super::pump::{self, Source};
-use super::relay;
+use super::relay::{self, Cut, Ended};
 use super::{Drain, Output, Stdin, Wiring};
 use crate::ready::{self, Fd};
+use crate::worker;
 
 /// Between SIGTERM and SIGKILL for a logger that ignores the end of its input. With the time that it had before, as long
 /// as with containerd's own shim, which waits twelve seconds after SIGTERM.
@@ -34,8 +35,11 @@ pub struct Streams {
     /// Our own writer of stdin's fifo: until CloseIO drops it the process sees no end of file.
     keeper: Option<OwnedFd>,
     stdin: Option<JoinHandle<()>>,
-    outputs: Vec<JoinHandle<()>>,
+    /// A terminal that others have whom its process has left behind is in them: it is hung up by Delete.
+    outputs: Vec<JoinHandle<Option<Arc<Fd>>>>,
     console: Weak<Fd>,
+    /// Whose turn it is to set its size.
+    sizing: Arc<Mutex<()>>,
     logger: Option<(Arc<Fd>, JoinHandle<()>)>,
     drain: Drain,
 }
@@ -61,10 +65,10 @@ impl Wiring {
             streams.logger = Some((Arc::clone(&pidfd), tokio::spawn(reap_logger(pidfd))));
         }
         streams.drain.pipes = self.logged;
-        let hangup = Arc::new(Notify::new());
+        let cut = Arc::clone(&streams.drain.cut);
         for output in self.outputs {
             let bulk = pump::bulk_of(self.memory);
-            let running = run_output(output, console.clone(), bulk, Arc::clone(&hangup), &mut streams.drain)?;
+            let running = run_output(output, console.clone(), bulk, &mut streams.drain)?;
             streams.outputs.push(running);
         }
         let Some(Stdin { from, to }) = self.stdin else { return Ok(streams) };
@@ -83,10 +87,10 @@ impl Wiring {
                 let from = ready::for_reading(from)?;
                 Some(tokio::spawn(async move {
                     // A client hangs up by closing its end, which ends the source.
-                    let _ = relay::copy(&from, &master, &Notify::new(), &InHand::default()).await;
+                    let _ = relay::copy(&from, &master, &Cut::default(), &InHand::default()).await;
                     // All writers of the fifo are gone, ours included: the client has hung up, so the terminal does.
                     // The kernel sends SIGHUP when the last descriptor of the master is closed.
-                    hangup.notify_one();
+                    cut.hangup.notify_one();
                 }))
             }
             (None, None) => None,
@@ -125,7 +129,7 @@ fn run_file(file: OwnedFd, pipe: Option<End>, console: Option<Arc<Fd>>) -> io::R
     let Some(to) = console else { return Ok(None) };
     Ok(Some(tokio::spawn(async move {
         let _hung_up = match polled {
-            Some(from) => relay::copy(&from, &to, &Notify::new(), &InHand::default()).await,
+            Some(from) => relay::copy(&from, &to, &Cut::default(), &InHand::default()).await.map(drop),
             None => relay::copy_from_file(Arc::new(file), &to).await,
         };
         // A file that was read to its end is no client that has hung up: the terminal stays until Delete.
@@ -133,15 +137,17 @@ fn run_file(file: OwnedFd, pipe: Option<End>, console: Option<Arc<Fd>>) -> io::R
     })))
 }
 
+/// Gives the terminal if it is not to be hung up before Delete.
 fn run_output(
     output: Output,
     console: Option<Arc<Fd>>,
     bulk: usize,
-    hangup: Arc<Notify>,
     drain: &mut Drain,
-) -> io::Result<JoinHandle<()>> {
+) -> io::Result<JoinHandle<Option<Arc<Fd>>>> {
     // A descriptor of its own for each task: two outputs may share one fifo, and epoll takes a descriptor once.
     let twin = |fd: &OwnedFd| fcntl_dupfd_cloexec(fd, 3);
+    let cut = Arc::clone(&drain.cut);
+    let kept = |ended: io::Result<Ended>, master| matches!(ended, Ok(Ended::Exited)).then_some(master);
     Ok(match (output.from, console, output.to) {
         (Some(pipe), _, Target::Fifo(fifo)) => {
             let (from, to) = (Arc::new(pipe), Arc::new(End::of_client(twin(fifo.writer())?)));
@@ -150,26 +156,29 @@ fn run_output(
             tokio::spawn(async move {
                 let _ = copying.await;
                 end_of_stream(fifo, to, read).await;
+                None
             })
         }
         (None, Some(master), Target::Fifo(fifo)) => {
             let to = Arc::new(ready::for_writing(twin(fifo.writer())?)?);
             let (read, in_hand) = drain.client(&master, &to);
             tokio::spawn(async move {
-                let _ = relay::copy(&master, &to, &hangup, &in_hand).await;
-                drop(master);
+                let master = kept(relay::copy(&master, &to, &cut, &in_hand).await, master);
                 end_of_stream(fifo, to, read).await;
+                master
             })
         }
         (Some(pipe), _, Target::File(file)) => {
             let from = Arc::new(ready::watch(pipe, Interest::READABLE)?);
             tokio::spawn(async move {
-                let _ = relay::copy_to_file(from, file, &hangup).await;
+                // Whom the process leaves behind goes on writing until Delete.
+                let _ = relay::copy_to_file(from, file, &Cut::default()).await;
+                None
             })
         }
-        (None, Some(master), Target::File(file)) => tokio::spawn(async move {
-            let _ = relay::copy_to_file(master, file, &hangup).await;
-        }),
+        (None, Some(master), Target::File(file)) => {
+            tokio::spawn(async move { kept(relay::copy_to_file(Arc::clone(&master), file, &cut).await, master) })
+        }
         (None, Some(master), Target::Pipe(pipe)) => {
             let to = ready::for_writing(twin(&pipe)?)?;
             drop(pipe);
@@ -177,12 +186,13 @@ fn run_output(
             let (at_work, copied) = oneshot::channel::<()>();
             drain.copied = Some(copied);
             tokio::spawn(async move {
-                let _ = relay::copy(&master, &to, &hangup, &InHand::default()).await;
+                let master = kept(relay::copy(&master, &to, &cut, &InHand::default()).await, master);
                 drop(at_work);
+                master
             })
         }
         // A process writes into its logger's pipes itself; without a console there is nothing to copy.
-        (Some(_), _, Target::Pipe(_)) | (None, None, _) => tokio::spawn(async {}),
+        (Some(_), _, Target::Pipe(_)) | (None, None, _) => tokio::spawn(async { None }),
     })
 }
 
@@ -218,11 +228,16 @@ impl Streams {
         self.keeper = None;
     }
 
-    /// Sets the console's size, in characters. Without a console there is nothing to do.
-    pub fn resize(&self, width: u16, height: u16) -> io::Result<()> {
-        let Some(console) = self.console.upgrade() else { return Ok(()) };
+    /// Sets the console's size, in characters, one after the other. Without a console there is nothing to do. On a thread: a process that
+    /// asks for the size with a page that does not come holds the lock that this takes (TIOCGWINSZ, winsize_mutex).
+    pub fn resize(&self, width: u16, height: u16) -> impl Future<Output = io::Result<()>> + Send + use<> {
+        let (console, sizing) = (Weak::clone(&self.console), Arc::clone(&self.sizing));
         let size = Winsize { ws_col: width, ws_row: height, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(console.get_ref(), size).map_err(io::Error::from)
+        async move {
+            let _turn = sizing.lock().await;
+            let Some(console) = console.upgrade() else { return Ok(()) };
+            worker::run(c"resize", move || tcsetwinsize(console.get_ref(), size)).await?.map_err(io::Error::from)
+        }
     }
 
     /// Lets the outputs run dry, but no longer than `limit`: somebody outside the container's life may hold the pipe.
@@ -253,6 +268,7 @@ impl Streams {
 
 impl Drop for Streams {
     fn drop(&mut self) {
-        self.stdin.iter().chain(&self.outputs).for_each(JoinHandle::abort);
+        self.stdin.iter().for_each(JoinHandle::abort);
+        self.outputs.iter().for_each(JoinHandle::abort);
     }
 }

@@ -756,7 +756,7 @@ fn a_terminal_copies_resizes_and_hangs_up() {
         let opened = open_all(&input, &out, "", true);
         assert!(opened.child.stdin.is_none() && opened.child.stdout.is_none());
         let mut streams = opened.wiring.run(Some(master)).unwrap();
-        streams.resize(120, 40).unwrap();
+        streams.resize(120, 40).await.unwrap();
         let size = rustix::termios::tcgetwinsize(&slave).unwrap();
         assert_eq!((size.ws_col, size.ws_row), (120, 40));
         let client = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&input).unwrap();
@@ -865,6 +865,93 @@ fn a_hang_up_does_not_cut_off_what_was_written_before_it() {
         let got = if target == "file" { fs::read(&log).unwrap() } else { got };
         assert_eq!(got.len(), 200 * 12, "{target}");
     }
+}
+
+/// Whom a process leaves behind on its terminal keeps neither the client nor Delete waiting, and is not hung up before Delete.
+#[test]
+fn a_terminal_that_others_have_ends_with_its_process() {
+    for target in ["fifo", "file", "logger"] {
+        let dir = Dir::new();
+        let (out, log) = (dir.fifo("out"), dir.text("log"));
+        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
+        let master = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::unlockpt(&master).unwrap();
+        let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();
+        let slave = rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        on_loop(async {
+            let stdout = match target {
+                "fifo" => out.clone(),
+                "file" => format!("file://{log}"),
+                _ => logger(&format!("exec 5>&-; cat <&3 > {log}")),
+            };
+            let opened = open_all("", &stdout, "", true);
+            let mut streams = opened.wiring.run(Some(master)).unwrap();
+            let drain = streams.take_drain();
+            // A client that begins to read after the exit.
+            let read = (target == "fifo").then(|| {
+                thread::spawn(move || {
+                    let mut client = File::open(&out).unwrap();
+                    thread::sleep(Duration::from_millis(500));
+                    let mut got = Vec::new();
+                    client.read_to_end(&mut got).unwrap();
+                    got
+                })
+            });
+            let mut left_behind = File::from(slave);
+            // More than its fifo takes.
+            let mut words = left_behind.try_clone().unwrap();
+            let said = join(move || words.write(&b"last word\n".repeat(300)).unwrap()).await;
+            let begun = Instant::now();
+            drain.dry().await;
+            assert!(begun.elapsed() < Duration::from_millis(1500), "{target}: told after {:?}", begun.elapsed());
+            let mut left_behind = join(move || {
+                // It is not hung up, and nobody listens.
+                thread::sleep(Duration::from_millis(700));
+                left_behind.write_all(b"nobody hears that\n").unwrap();
+                left_behind
+            })
+            .await;
+            let begun = Instant::now();
+            streams.finish(Duration::from_secs(8)).await;
+            assert!(begun.elapsed() < Duration::from_secs(4), "{target}: deleted after {:?}", begun.elapsed());
+            let got = match read {
+                Some(read) => join(move || read.join().unwrap()).await,
+                None => fs::read(&log).unwrap(),
+            };
+            assert_eq!(String::from_utf8(got).unwrap(), "last word\r\n".repeat(said / 10), "{target}");
+            assert!(left_behind.write(b"x").is_err(), "{target}: it is hung up by now");
+        });
+    }
+}
+
+/// What a writer with O_DIRECT says in one word the client may read in many.
+#[test]
+fn packets_are_read_piece_by_piece() {
+    let dir = Dir::new();
+    let out = dir.fifo("out");
+    on_loop(async {
+        let opened = open_all("", &out, "", false);
+        let streams = opened.wiring.run(None).unwrap();
+        let mut stdout = file(opened.child.stdout);
+        let got = join(move || {
+            rustix::fs::fcntl_setfl(&stdout, OFlags::DIRECT).unwrap();
+            let writing = thread::spawn(move || noise(1 << 20).chunks(4000).for_each(|c| stdout.write_all(c).unwrap()));
+            let mut client = File::open(out).unwrap();
+            let (mut got, mut piece) = (Vec::new(), [0; 1000]);
+            loop {
+                match client.read(&mut piece).unwrap() {
+                    0 => break,
+                    length => got.extend_from_slice(&piece[..length]),
+                }
+            }
+            writing.join().unwrap();
+            got
+        });
+        let got = got.await;
+        assert_eq!(got.len(), 1 << 20);
+        assert!(got == noise(1 << 20));
+        streams.finish(Duration::from_secs(1)).await;
+    });
 }
 
 /// Somebody in the middle of reading a pipe, who holds its lock until this is dropped: he splices into a terminal that is stopped.

@@ -240,10 +240,12 @@ impl Owner {
                 }
             },
             Request::Resize { who, width, height } => {
-                let answer = self.living(&who).and_then(|process| {
-                    process.streams.resize(width, height).map_err(|e| Refusal::unknown(format!("TIOCSWINSZ: {e}")))
+                let resized = self.living(&who).map(|process| process.streams.resize(width, height));
+                tokio::spawn(async move {
+                    let failed = |e| Refusal::unknown(format!("TIOCSWINSZ: {e}"));
+                    let answer = async { resized?.await.map(|()| Reply::Done).map_err(failed) };
+                    let _ = reply.send(answer.await);
                 });
-                let _ = reply.send(answer.map(|()| Reply::Done));
             }
             Request::CloseStdin(who) => {
                 // Also while the container is being made: its client may have its end of file already.
