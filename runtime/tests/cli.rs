@@ -10,6 +10,8 @@ mod bench;
 mod config;
 #[path = "cli/exec.rs"]
 mod exec;
+#[path = "cli/filter.rs"]
+mod filter;
 #[path = "cli/life.rs"]
 mod life;
 #[path = "cli/statistics.rs"]
@@ -73,6 +75,9 @@ const BOTH: &[Test] = &[
     ("what_is_bound_over_devices", config::what_is_bound_over_devices),
     ("devices_that_are_there", config::devices_that_are_there),
     ("listener_of_a_create", config::listener_of_a_create),
+    ("listener_of_an_exec", filter::listener_of_an_exec),
+    ("hooks_where_clone3_is_forbidden", filter::hooks_where_clone3_is_forbidden),
+    ("nothing_is_allowed", filter::nothing_is_allowed),
     ("oom_score_of_an_exec", config::oom_score_of_an_exec),
     ("cpus_of_an_exec", config::cpus_of_an_exec),
 ];

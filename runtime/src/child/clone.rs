@@ -192,9 +192,7 @@ fn live(image: &mut Image<'_>, page: &Page) -> ! {
             exit_status(image, step, errno)
         }
     };
-    loop {
-        let _never = call::exit_group(status);
-    }
+    call::exit(status)
 }
 
 /// What a shell would exit with: 127 for a payload that is not there, 126 for one that cannot be executed.

@@ -32,10 +32,11 @@ pub struct Hook<'a> {
 pub fn run(hook: &Hook<'_>, page: &Page) -> Outcome {
     let state = state(hook)?;
     let mut pidfd: RawFd = -1;
-    let pid = call::fork(0, Some(&mut pidfd), None);
+    // By startContainer the filter is there.
+    let pid = call::fork_filtered(&mut pidfd);
     if pid == Ok(0) {
         let _gone = execute(hook, state);
-        let _never = call::exit_group(127);
+        call::exit(127);
     }
     let _closed = call::close(state);
     let pid = pid? as i32;

@@ -383,7 +383,7 @@ fn bounding(keep: u64, last: u8) -> Outcome {
 fn respawn(flags: u64, page: &Page) -> Outcome {
     let pid = call::fork(flags | libc::CLONE_PARENT as u64, None, Some(&page.pid))?;
     if pid != 0 {
-        let _never = call::exit_group(0);
+        call::exit(0);
     }
     Ok(0)
 }

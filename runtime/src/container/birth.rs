@@ -216,8 +216,13 @@ impl Dialogue<'_> {
             (Gate::Maps, Some(image)) => self.section(image, Section::Maps)?,
             (Gate::Limits, Some(image)) => self.section(image, Section::Limits)?,
             (Gate::Respawned, Some(image)) => {
+                let first = self.child.pid;
                 self.child.succeed(self.report)?;
-                (image.pid, self.subject.pid) = (self.child.pid, self.child.pid);
+                image.pid = self.child.pid;
+                // An exec's subject is its container.
+                if self.subject.pid == first {
+                    self.subject.pid = image.pid;
+                }
                 if let Some(inside) = self.unsettled.take() {
                     super::settle(self.cgroup, self.subject.spec, inside)?;
                 }
