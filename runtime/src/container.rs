@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use birth::{Dialogue, Unborn};
 pub use record::{Record, start_time};
 
+use crate::cancel::Cancel;
 use crate::cgroup::{Attach, Cgroup};
 use crate::child::image::Fault;
 use crate::child::{Image, Report, THREADS, Wire};
@@ -79,6 +80,8 @@ pub struct Create<'a> {
     pub systemd_cgroup: bool,
     /// See [`StartBy`].
     pub start_by: StartBy<'a>,
+    /// Rung when nobody wants the container any more: the create then fails. Later it does nothing.
+    pub cancel: Option<&'a Cancel>,
     /// Only for tests: a step that fails.
     pub fault: Option<Fault>,
 }
@@ -211,8 +214,11 @@ impl Container {
         let Some(parked) = parked else {
             return Err(Error::new(Kind::State, "start", &self.id, "cannot start an already running container"));
         };
-        parked.wire.release()?;
-        let pidfd = self.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e))?;
+        let released = self.pidfd.try_clone().map_err(|e| Error::io("dup", "pidfd", &e));
+        let released = released.and_then(|pidfd| parked.wire.release().map(|()| pidfd));
+        let pidfd = released.inspect_err(|_| {
+            let _killed = self.signal(libc::SIGKILL);
+        })?;
         let mut init = Unborn::parked(self.pid, pidfd);
         let mut dialogue = Dialogue {
             plan: &parked.plan,
@@ -221,6 +227,7 @@ impl Container {
             child: &mut init,
             cgroup: &self.cgroup,
             subject: self.subject("created"),
+            waiting: None,
             restricted: true,
             unsettled: None,
         };
@@ -296,6 +303,7 @@ impl Container {
             child: &mut child,
             cgroup: &self.cgroup,
             subject: self.subject("running"),
+            waiting: None,
             restricted: true,
             unsettled: None,
         };
@@ -353,7 +361,7 @@ impl Container {
 
     fn subject(&self, status: &'static str) -> hooks::Subject<'_> {
         let bundle = self.bundle.to_str().unwrap_or_default();
-        hooks::Subject { id: &self.id, status, pid: self.pid, bundle, spec: &self.spec }
+        hooks::Subject { id: &self.id, status, pid: self.pid, bundle, spec: &self.spec, cancel: None }
     }
 }
 
@@ -370,7 +378,7 @@ fn undo(cgroup: &Cgroup, id: &str, bundle: &Path, spec: Option<&Spec>) -> Result
 fn poststop(id: &str, bundle: &Path, spec: &Spec) {
     let bundle = bundle.to_str().unwrap_or_default();
     for hook in &spec.hooks.poststop {
-        let subject = hooks::Subject { id, status: "stopped", pid: 0, bundle, spec };
+        let subject = hooks::Subject { id, status: "stopped", pid: 0, bundle, spec, cancel: None };
         if let Err(error) = hooks::run("poststop", std::slice::from_ref(hook), subject) {
             // Nobody may read what we say, and eprintln! ends us then.
             let _unheard = writeln!(std::io::stderr(), "{error}");
@@ -437,6 +445,7 @@ fn make(
         settle(cgroup, spec, inside)?;
     }
     let pid = child.pid;
+    let waiting = request.cancel.map(|cancel| cancel.wait(child.pidfd())).transpose()?;
     let mut dialogue = Dialogue {
         plan: &plan,
         report: &report,
@@ -449,7 +458,9 @@ fn make(
             pid,
             bundle: request.bundle.to_str().unwrap_or_default(),
             spec,
+            cancel: request.cancel,
         },
+        waiting,
         restricted: false,
         unsettled: twice.then_some(inside),
     };

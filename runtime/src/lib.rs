@@ -3,6 +3,7 @@
 //! config.json is *compiled* into a flat plan of kernel operations; a child made by clone3 *runs* it. See `plan` for the
 //! vocabulary, `child` for the interpreter, `container` for what a living container owns.
 
+pub mod cancel;
 pub mod cgroup;
 pub mod child;
 pub mod clock;

@@ -34,6 +34,10 @@ macro_rules! unannounced {
 
 const SIGKILL: i32 = 9;
 
+/// SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGTERM, SIGSTKFLT, SIGSYS: those that end a container
+/// of runc's that was only created. The kernel keeps them from the first process of a pid namespace that has no handler.
+pub const ENDING: [i32; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 11, 15, 16, 31];
+
 /// One container's life.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
@@ -105,6 +109,11 @@ impl Lifecycle {
         who.as_ref().is_some_and(|id| self.execs.get(id) == Some(&Exec::Starting))
     }
 
+    /// Whether a signal has to wait until the process has executed its program, before which it would be lost. SIGKILL is not.
+    pub fn is_too_early(&self, who: &Who, signal: i32) -> bool {
+        self.is_starting(who) || who.is_none() && self.state == State::Starting && signal != SIGKILL
+    }
+
     /// Takes one input. A refusal changes nothing; its text and class are what the client gets.
     ///
     /// The ends of work and the kernel's news are never refused.
@@ -165,10 +174,10 @@ impl Lifecycle {
             }
             (Input::Oom, unannounced!()) => Ok(vec![Effect::Publish(Event::Oom)]),
 
-            // Delete while Create is under way cannot stop the worker; it takes effect when the worker is done.
+            // Its worker ends when what it waits for is killed, but not at once.
             (Input::Delete, Creating) => {
                 self.doomed = true;
-                Ok(Vec::new())
+                Ok(vec![Effect::CancelCreate])
             }
             (Input::Delete, Created) => {
                 self.state = Dying;
@@ -194,24 +203,24 @@ impl Lifecycle {
                 Ok(Vec::new())
             }
 
+            (Input::Exec(id), seen!()) if self.execs.contains_key(&id) => Err(Refusal::exec_exists(&id)),
             (Input::Exec(id), Created | Starting | Running) => {
-                if self.execs.contains_key(&id) {
-                    return Err(Refusal::exec_exists(&id));
-                }
                 self.execs.insert(id.clone(), Exec::Added);
                 Ok(vec![Effect::Publish(Event::ExecAdded(id))])
             }
             (Input::StartExec(_), seen!()) if self.exit.is_some() => Err(Refusal::init_not_running(&self.id)),
-            (Input::StartExec(id), Created | Starting | Running) => match self.exec(&id)? {
-                exec @ (Exec::Added | Exec::Failed) => {
-                    *exec = Exec::Starting;
-                    Ok(vec![Effect::Run(Job::StartExec(id))])
-                }
+            (Input::StartExec(id), state @ seen!()) => match self.exec(&id)? {
                 Exec::Starting | Exec::Running => Err(Verb::Start.refusal("running")),
                 Exec::Stopped(_) => Err(Verb::Start.refusal("stopped")),
                 Exec::Deleting(_) => Err(Verb::Start.refusal("deleted")),
+                exec @ (Exec::Added | Exec::Failed) if matches!(state, Created | Starting | Running) => {
+                    *exec = Exec::Starting;
+                    Ok(vec![Effect::Run(Job::StartExec(id))])
+                }
+                Exec::Added | Exec::Failed => refusal::in_state(&Input::StartExec(id), state),
             },
 
+            (Input::Kill { who: None, signal }, Created) if ENDING.contains(&signal) => Ok(self.kill_init()),
             (Input::Kill { who: None, signal }, Created | Starting | Running) => Ok(self.signal_init(signal)),
             // It may have come too late for a v1 group, and thaw and freeze would get in each other's way.
             (Input::Kill { who: None, signal }, Pausing | Resuming) => {

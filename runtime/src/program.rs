@@ -54,6 +54,11 @@ impl Program {
         Ok(Self { pidfd, pid: Cell::new(pid), words })
     }
 
+    /// The process.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// Waits for its end and reaps it; `None` when that takes longer than `limit`.
     ///
     /// # Errors

@@ -84,7 +84,7 @@ impl World {
                 None => true,
                 Some(id) => self.execs_alive.contains(&id),
             }),
-            Effect::StopOom => {}
+            Effect::StopOom | Effect::CancelCreate => {}
             Effect::Forget(None) => self.gone = true,
             Effect::Forget(Some(_)) => {}
         }

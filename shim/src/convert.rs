@@ -55,6 +55,7 @@ pub fn create(request: api::CreateTaskRequest) -> Result<Create, Refusal> {
             terminal: request.terminal,
         },
         options,
+        cancel: Default::default(),
     })
 }
 

@@ -165,11 +165,15 @@ impl TaskApi for Service {
         Err(not_implemented("checkpoint"))
     }
 
-    /// `all` changes nothing: SIGKILL always means the whole container, and other signals are for its init (as in runc
-    /// since 1.2).
+    /// SIGKILL always means the whole container, and other signals are for its init (as in runc since 1.2): with `all` it is no error that
+    /// this has ended.
     async fn kill(&self, _: &TtrpcContext, req: api::KillRequest) -> ttrpc::Result<api::Empty> {
         let request = Request::Kill { who: who(req.exec_id), signal: req.signal.cast_signed() };
-        done(self.ask(&req.id, request).await)
+        let for_all = req.all && matches!(request, Request::Kill { who: None, .. });
+        match self.ask(&req.id, request).await {
+            Err(refusal) if for_all && refusal == Refusal::finished() => Ok(api::Empty::new()),
+            answer => done(answer),
+        }
     }
 
     async fn exec(&self, _: &TtrpcContext, req: api::ExecProcessRequest) -> ttrpc::Result<api::Empty> {
@@ -187,12 +191,10 @@ impl TaskApi for Service {
         done(self.ask(&req.id, request).await)
     }
 
+    /// Whatever its field says, as with containerd's own shim: there is nothing else to close.
     async fn close_io(&self, _: &TtrpcContext, req: api::CloseIORequest) -> ttrpc::Result<api::Empty> {
         let task = self.shim.task(&req.id).map_err(convert::status)?;
         let who = who(req.exec_id);
-        if !req.stdin {
-            return task.state(&who).map(|_| api::Empty::new()).map_err(convert::status);
-        }
         done(task.ask(Request::CloseStdin(who)).await)
     }
 

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use containerd_shim_protos::types::mount::Mount;
+use runtime::cancel::Cancel;
 use runtime::cgroup::{COOLING, Stats};
 use runtime::lifecycle::{Exit, Refusal, Status, Who};
 use runtime::spec::{Process, Resources};
@@ -41,6 +42,8 @@ pub struct Create {
     pub paths: Paths,
     /// Runtime options.
     pub options: Options,
+    /// Rung by a Delete while it is being made.
+    pub cancel: Cancel,
 }
 
 /// What can be asked of an owner.

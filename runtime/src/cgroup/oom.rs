@@ -55,6 +55,8 @@ struct Bells {
     heard: Vec<bool>,
     /// The kills in each group from ours on down, by inode number: version 1 counts them in the victim's own group only.
     counted: BTreeMap<u64, u64>,
+    /// There were more groups than [`MOST`].
+    cut: bool,
     /// Processes wait for memory, as nobody is killed for it, and that has been said.
     told: bool,
 }
@@ -84,7 +86,13 @@ impl Oom {
             Version::V1 => {
                 let mut bells = vec![bell(dir)?];
                 bells.extend(groups[1..].iter().map_while(|(dir, _)| bell(dir).ok()));
-                Source::V1(Bells { heard: vec![false; bells.len()], bells, counted: BTreeMap::new(), told: false })
+                Source::V1(Bells {
+                    heard: vec![false; bells.len()],
+                    bells,
+                    counted: BTreeMap::new(),
+                    cut: false,
+                    told: false,
+                })
             }
             Version::V2 => {
                 let path = dir.join("memory.events");
@@ -158,19 +166,16 @@ impl Oom {
 
 impl Bells {
     fn look(&mut self, groups: &[(PathBuf, String)], known: &mut u64) -> Result<Option<Kills>> {
-        let Self { bells, heard, counted, told } = self;
+        let Self { bells, heard, counted, cut, told } = self;
         // The kernel rings from the top down, so when ours has rung those above have. It also rings for kills beside us; the
         // latest ring is the one that belongs to a kill of ours.
         let rung = rang(&bells[0]);
         if rung {
             *heard = bells.iter().enumerate().map(|(level, bell)| level == 0 || rang(bell)).collect();
         }
-        let (now, waiting) = counts(&groups[0].0)?;
-        // A group that is gone has taken its count along; a number that comes again is another group's.
-        let before = |group: &u64| counted.get(group).copied().unwrap_or(0);
-        let grown = |(group, count): (&u64, &u64)| count.checked_sub(before(group)).unwrap_or(*count);
-        let new = now.iter().map(grown).sum();
-        (*counted, *known) = (now, *known + new);
+        let Counts { groups: now, waiting, cut: is_cut } = counts(&groups[0].0)?;
+        let new = grown_by(counted, *cut, &now);
+        (*counted, *known, *cut) = (now, *known + new, is_cut);
         // The kernel says so before it rings.
         let news = waiting && rung && !*told;
         *told = waiting && (*told || rung);
@@ -178,9 +183,32 @@ impl Bells {
     }
 }
 
-/// What version 1 counts in a group and in each of those below, by their inode numbers; and whether processes of the group
-/// wait for memory because its OOM killer is disabled.
-fn counts(top: &Path) -> Result<(BTreeMap<u64, u64>, bool)> {
+/// How many kills there are more than before.
+fn grown_by(before: &BTreeMap<u64, u64>, was_cut: bool, now: &BTreeMap<u64, u64>) -> u64 {
+    let grown = |(group, count): (&u64, &u64)| match before.get(group) {
+        // A group that is gone has taken its count along; a number that comes again is another group's.
+        Some(before) => count.checked_sub(*before).unwrap_or(*count),
+        // It may have been there already without being looked at.
+        None if was_cut => 0,
+        None => *count,
+    };
+    now.iter().map(grown).sum()
+}
+
+/// So many groups are looked at, the container's own and those below it: to look takes 30 us each, and everybody waits for it.
+const MOST: usize = 500;
+
+/// What version 1 counts.
+struct Counts {
+    /// The kills in a group and in each of those below, by their inode numbers.
+    groups: BTreeMap<u64, u64>,
+    /// Processes of the group wait for memory because its OOM killer is disabled.
+    waiting: bool,
+    /// There are more groups than [`MOST`].
+    cut: bool,
+}
+
+fn counts(top: &Path) -> Result<Counts> {
     const CONTROL: &str = "memory.oom_control";
     let path = top.join(CONTROL);
     let wrong = |e| fault("read", &path, e);
@@ -190,13 +218,21 @@ fn counts(top: &Path) -> Result<(BTreeMap<u64, u64>, bool)> {
     let waiting = ["oom_kill_disable", "under_oom"].iter().all(|key| file::value(&text, key) == Some("1"));
     let mut all = BTreeMap::from([(own.st_ino, count(&text).map_err(wrong)?)]);
     // A group's directory has a link for each directory in it.
+    let mut cut = false;
     if own.st_nlink > 2 {
-        tree::each(top, &mut |dir| {
+        let walked = tree::each(top, &mut |dir| {
+            if all.len() == MOST {
+                return Err(Errno::OVERFLOW);
+            }
             all.insert(rustix::fs::fstat(dir)?.st_ino, count(&tree::read_at(dir, CONTROL)?)?);
             Ok(())
-        })?;
+        });
+        cut = walked.as_ref().is_err_and(|e| e.errno == Some(Errno::OVERFLOW));
+        if !cut {
+            walked?;
+        }
     }
-    Ok((all, waiting))
+    Ok(Counts { groups: all, waiting, cut })
 }
 
 impl Counters {
@@ -271,4 +307,19 @@ fn local_ooms(groups: &[(PathBuf, String)]) -> (bool, Vec<u64>) {
 /// How much more `now` is than what was known before; it is known from then on.
 fn grown(known: &mut u64, now: u64) -> u64 {
     now.saturating_sub(std::mem::replace(known, now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_of_groups_that_were_not_looked_at_are_not_new() {
+        let counts = |list: &[(u64, u64)]| list.iter().copied().collect::<BTreeMap<_, _>>();
+        let before = counts(&[(1, 2), (2, 5), (3, 1)]);
+        // One more in ours; the second's number has come again, with one; the third is gone; the fourth is new.
+        let now = counts(&[(1, 3), (2, 1), (4, 7)]);
+        assert_eq!(grown_by(&before, false, &now), 1 + 1 + 7);
+        assert_eq!(grown_by(&before, true, &now), 1 + 1);
+    }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use runtime::container::start::{abandon, start_parked};
 use runtime::death::is_dying;
+use runtime::lifecycle::ENDING;
 use runtime::plan::compile::makes_pid_namespace;
 use runtime::spec::{self, Spec, check};
 use runtime::{Child, Container, Create, Error, Host, Kind, Result, StartBy, Stdio, reap};
@@ -91,6 +92,7 @@ fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool)
         preserve_fds: args.preserve_fds,
         systemd_cgroup: context.systemd_cgroup,
         start_by: if by_us { StartBy::Us } else { StartBy::Anyone(&dir) },
+        cancel: None,
         fault: None,
     };
     let made = Container::create(&host, request).and_then(|(container, child)| {
@@ -150,7 +152,9 @@ pub fn kill(context: &Context<'_>, args: &args::Kill) -> Result<()> {
         }
     }
     let init = found.record.init()?.ok_or_else(|| state("container not running"))?;
-    reap::signal(init, signal)?;
+    // One that was only created has no handlers, and would not hear it.
+    let ends = ENDING.contains(&signal) && found.status()? == Status::Created;
+    reap::signal(init, if ends { libc::SIGKILL } else { signal })?;
     if signal == libc::SIGKILL && found.process()? == Process::Frozen {
         // A frozen v1 group acts on no signal, not even this one (runc thaws as well).
         return found.cgroup()?.thaw();

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{Child, fault, hooks, listener};
+use crate::cancel::Waiting;
 use crate::cgroup::Cgroup;
 use crate::child::report::Page;
 use crate::child::run::{Stop, run};
@@ -144,6 +145,8 @@ pub(super) struct Dialogue<'a> {
     pub(super) child: &'a mut Unborn,
     pub(super) cgroup: &'a Cgroup,
     pub(super) subject: hooks::Subject<'a>,
+    /// The child, as long as its create can be cancelled.
+    pub(super) waiting: Option<Waiting>,
     /// The device rules are in force.
     pub(super) restricted: bool,
     /// The limits are still to be set, once the process is there that goes on: a limit of one process would not let the first
@@ -223,6 +226,7 @@ impl Dialogue<'_> {
                 if self.subject.pid == first {
                     self.subject.pid = image.pid;
                 }
+                self.waiting = self.subject.cancel.map(|cancel| cancel.wait(self.child.pidfd())).transpose()?;
                 if let Some(inside) = self.unsettled.take() {
                     super::settle(self.cgroup, self.subject.spec, inside)?;
                 }
@@ -273,9 +277,8 @@ impl Dialogue<'_> {
         }
         let step = self.report.step();
         wait_readable(self.child.pidfd());
-        let status =
-            crate::sys::ended_child(Some(self.child.pidfd()), false).ok().flatten().map_or(0, |(_, end)| end.status());
+        let end = crate::sys::ended_child(Some(self.child.pidfd()), false).ok().flatten().map(|(_, end)| end);
         let oom = self.cgroup.oom().and_then(|mut o| o.read()).is_ok_and(|kills| kills > 0);
-        fault::killed(self.plan, step, status, oom)
+        fault::killed(self.plan, step, end, oom)
     }
 }

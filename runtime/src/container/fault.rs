@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Kind, apparmor, describe};
 use crate::plan::print::call;
 use crate::plan::{Op, Plan, Section};
+use crate::reap::End;
 
 /// The error of a failed step. `value` is what the step told beside it.
 pub fn sentence(plan: &Plan, section: Section, step: usize, errno: i32, value: u32) -> Error {
@@ -75,8 +76,8 @@ fn plan_pointer(plan: &Plan, op: &Op) -> String {
     plan.child.iter().find(|s| s.op == *op).map(|s| plan.text(s.from)).unwrap_or_default()
 }
 
-/// The error of a child that was killed before it could execute its payload.
-pub fn killed(plan: &Plan, step: usize, status: i32, oom: bool) -> Error {
+/// The error of a child that has ended before it could execute its payload; how, if it is known.
+pub fn killed(plan: &Plan, step: usize, end: Option<End>, oom: bool) -> Error {
     let at = plan.child.get(step);
     let what = at.map_or("the payload", |s| call(&s.op));
     let subject = at.map(|s| plan.subject(&s.op)).unwrap_or_default();
@@ -84,7 +85,12 @@ pub fn killed(plan: &Plan, step: usize, status: i32, oom: bool) -> Error {
     let reason = if oom {
         "container init was OOM-killed (memory limit too low?)".to_owned()
     } else {
-        format!("killed by signal {}", status - 128)
+        match end {
+            Some(End::Killed { signal, .. }) => format!("killed by signal {signal}"),
+            Some(end) => format!("the process has ended before it could execute its program ({end})"),
+            // Somebody else has heard it.
+            None => "the process has ended before it could execute its program".to_owned(),
+        }
     };
     Error::new(Kind::Killed, what, subject, reason).at(from)
 }

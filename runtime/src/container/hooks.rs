@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::cancel::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::plan::hooks::state;
 use crate::program::{Program, memory};
@@ -24,6 +25,8 @@ pub struct Subject<'a> {
     pub bundle: &'a str,
     /// Its spec, for the annotations.
     pub spec: &'a Spec,
+    /// By which its hooks are ended if nobody wants it any more.
+    pub cancel: Option<&'a Cancel>,
 }
 
 /// Runs hooks one after the other; the first that fails ends it. `name` is the field of `/hooks`.
@@ -44,8 +47,9 @@ fn one(hook: &Hook, subject: Subject<'_>) -> Result<()> {
     let env = hook.env.as_deref().unwrap_or_default();
     let program = Program::start(&hook.path, arguments, env, Path::new(subject.bundle), stdin.as_fd())
         .map_err(|e| failed("start", &e))?;
+    let waiting = subject.cancel.map(|cancel| cancel.wait(program.pidfd())).transpose();
     let limit = hook.timeout.filter(|t| *t > 0).map(|t| Duration::from_secs(t as u64));
-    let end = match program.wait(limit) {
+    let end = match waiting.and_then(|_waiting| program.wait(limit)) {
         Ok(Some(end)) => end,
         waited => {
             program.kill()?;

@@ -153,6 +153,12 @@ impl Record {
         Ok(self.pid != 0 && start_time(self.pid)? == Some(self.start_time))
     }
 
+    /// Sends SIGKILL to init and to everybody in its group, and waits for nobody; what fails, [`Record::destroy`] tells.
+    pub fn kill(&self) {
+        let _gone = self.init().map(|init| init.map(|init| crate::reap::signal(&init, libc::SIGKILL)));
+        let _gone = Cgroup::recorded(&self.cgroup).and_then(|cgroup| cgroup.kill(libc::SIGKILL));
+    }
+
     /// Ends what is left of the container: kills its group, removes it, and runs the poststop hooks. May be called again if
     /// it fails.
     pub fn destroy(&self) -> Result<()> {

@@ -21,6 +21,7 @@ use crate::child::report::Page;
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::plan::{Plan, Section, compile};
+use crate::reap::End;
 use crate::spec::Spec;
 
 const FIFO: &str = "exec.fifo";
@@ -169,7 +170,8 @@ pub fn start_parked(dir: &Path, record: &Record) -> Result<()> {
     }
     let Some(spec) = spec else { return Ok(()) };
     let bundle = record.bundle.to_str().unwrap_or_default();
-    let subject = hooks::Subject { id: &record.id, status: "running", pid: record.pid, bundle, spec: &spec };
+    let subject =
+        hooks::Subject { id: &record.id, status: "running", pid: record.pid, bundle, spec: &spec, cancel: None };
     hooks::run("poststart", &spec.hooks.poststart, subject).inspect_err(|_| {
         // As `Container::start`; it may have ended by itself.
         let _killed = record.init().map(|init| init.map(|init| crate::reap::signal(&init, libc::SIGKILL)));
@@ -200,7 +202,7 @@ fn explain(request: &Request, record: &Record, report: &Page) -> Result<()> {
         return Err(error);
     }
     match report.errno() {
-        0 => Err(fault::killed(&plan, report.step(), 128 + libc::SIGKILL, false)),
+        0 => Err(fault::killed(&plan, report.step(), Some(End::Killed { signal: libc::SIGKILL, core: false }), false)),
         errno => Err(fault::sentence(&plan, Section::Child, report.step(), errno, report.value())),
     }
 }

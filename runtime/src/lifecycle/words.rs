@@ -131,6 +131,8 @@ pub enum Effect {
     Release(Who, Option<Exit>),
     /// Send a signal to this process.
     Signal(Who, i32),
+    /// Nobody wants any more what is being made.
+    CancelCreate,
     /// Stop watching for OOM kills.
     StopOom,
     /// Forget this exec, or the whole container.

@@ -234,6 +234,16 @@ pub fn out_of_memory_below() -> Done {
             assert_eq!(oom.look().unwrap(), None);
         }
     });
+    // More of them than are looked at: the container's own count is always there.
+    let many: Vec<_> = (0..600).map(|n| dir.join(format!("many-{n}"))).collect();
+    many.iter().for_each(|dir| mkdir(dir));
+    assert_eq!(oom.look().unwrap(), None);
+    let before = oom.read().unwrap();
+    let mut process = Process::start(&group.0.attach().unwrap(), "eat=64");
+    assert_eq!(process.wait(Duration::from_secs(20)), Some(137));
+    assert_eq!(oom.read().unwrap(), before + 1);
+    many.iter().for_each(|dir| std::fs::remove_dir(dir).unwrap());
+    assert_eq!(oom.look().unwrap(), None);
     Ok(())
 }
 

@@ -119,6 +119,7 @@ impl Bundle {
             preserve_fds: 0,
             systemd_cgroup: false,
             start_by: StartBy::Us,
+            cancel: None,
             fault: None,
         }
     }

@@ -37,6 +37,7 @@ pub fn play() {
         preserve_fds: 0,
         systemd_cgroup: false,
         start_by: StartBy::Us,
+        cancel: None,
         fault: None,
     };
     match role.as_str() {

@@ -39,11 +39,16 @@ pub fn delete(flags: &Flags) -> Result<()> {
     if !served {
         // The shim of a pod is dead, and containerd calls us for the pod's first container only.
         let members = members(&bundle, &flags.id);
+        let noted = pod::noted(&bundle);
+        // All before the first of them is waited for: containerd ends us after five seconds.
+        let records = members.iter().filter_map(|member| Record::load(member).ok());
+        records.for_each(|record| record.kill());
+        noted.iter().flatten().for_each(Record::kill);
         for member in &members {
             clean(member, &mut left);
         }
         // And those whose bundles containerd has removed meanwhile.
-        for noted in pod::noted(&bundle) {
+        for noted in noted {
             match noted {
                 Ok(record) if members.contains(&record.bundle) => {}
                 Ok(record) => left.extend(record.destroy().err()),

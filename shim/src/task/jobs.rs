@@ -56,12 +56,7 @@ impl Owner {
             Job::Resume => self.on_container(c"resume", |c| c.cgroup().thaw(), Message::Resumed),
             Job::Thaw => self.on_container(c"thaw", |c| c.cgroup().thaw(), Message::Thawed),
             Job::KillAll => self.on_container(c"kill", |c| c.cgroup().kill(9), Message::KilledAll),
-            Job::Update => {
-                if let Some((resources, reply)) = self.updates.pop_front() {
-                    let update = move |c: &Container| c.cgroup().update_from(&c.spec().linux.resources, &resources);
-                    self.on_container(c"update", update, |result| Message::Updated(result, reply));
-                }
-            }
+            Job::Update => self.next_update(),
             Job::Delete => self.delete(),
             Job::DeleteExec(id) => {
                 let process = self.processes.get_mut(&Some(id.clone()));
@@ -72,6 +67,16 @@ impl Owner {
                     let _ = me.send(Message::ExecDeleted(id));
                 });
             }
+        }
+    }
+
+    pub(super) fn next_update(&mut self) {
+        if !self.updating
+            && let Some((resources, reply)) = self.updates.pop_front()
+        {
+            self.updating = true;
+            let update = move |c: &Container| c.cgroup().update_from(&c.spec().linux.resources, &resources);
+            self.on_container(c"update", update, |result| Message::Updated(result, reply));
         }
     }
 

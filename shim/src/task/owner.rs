@@ -92,7 +92,9 @@ pub(super) struct Owner {
     pub(super) processes: BTreeMap<Who, Process>,
     pub(super) waiting: Vec<(Wanted, ReplyTo)>,
     pub(super) updates: VecDeque<(Box<Resources>, ReplyTo)>,
-    /// What was asked of execs whose start is under way.
+    /// One of them is under way: two would get in each other's way, and what one puts back would undo the other.
+    pub(super) updating: bool,
+    /// What was asked of processes whose start is under way.
     held: Vec<(Request, ReplyTo)>,
     pub(super) oom: Option<Watch>,
     pub(super) inquest: Inquest,
@@ -116,6 +118,7 @@ impl Owner {
             processes: BTreeMap::from([(None, Process::new(None, create.paths.clone()))]),
             waiting: vec![(Wanted::Create, reply)],
             updates: VecDeque::new(),
+            updating: false,
             held: Vec::new(),
             oom: None,
             inquest: Inquest::default(),
@@ -154,16 +157,14 @@ impl Owner {
                 let pid = self.pid(&None);
                 let failed = |text| Refusal::unknown(format!("OCI runtime start failed: {text}"));
                 self.answer(&Wanted::Start(None), result.map(|()| Reply::Pid(pid)).map_err(failed));
+                self.ask_again();
             }
             Message::ExecStarted(id, result) => {
                 match result {
                     Ok(made) => self.exec_started(id, *made),
                     Err(text) => self.exec_failed(id, text),
                 }
-                // Those of others that are being started still are held again.
-                for (request, reply) in mem::take(&mut self.held) {
-                    self.asked(request, reply);
-                }
+                self.ask_again();
             }
             Message::Paused(result) => {
                 self.feed(Input::PauseDone { ok: result.is_ok() });
@@ -181,6 +182,8 @@ impl Owner {
                 self.feed(Input::KillAllDone);
             }
             Message::Updated(result, reply) => {
+                self.updating = false;
+                self.next_update();
                 let failed = |text| Refusal::unknown(format!("OCI runtime update failed: {text}"));
                 let _ = reply.send(result.map(|()| Reply::Done).map_err(failed));
             }
@@ -207,12 +210,20 @@ impl Owner {
         }
     }
 
+    /// Something has been started. What was asked of others that still are being started is held again.
+    fn ask_again(&mut self) {
+        for (request, reply) in mem::take(&mut self.held) {
+            self.asked(request, reply);
+        }
+    }
+
     fn asked(&mut self, request: Request, reply: ReplyTo) {
         match request {
             // As with containerd's own shim. A signal that came a moment too early would be lost.
-            Request::Kill { ref who, .. } | Request::Resize { ref who, .. } if self.life.is_starting(who) => {
-                self.held.push((request, reply));
+            Request::Kill { ref who, signal } if self.life.is_too_early(who, signal) => {
+                self.held.push((request, reply))
             }
+            Request::Resize { ref who, .. } if self.life.is_starting(who) => self.held.push((request, reply)),
             Request::Start(None) => self.demand(Input::Start, Wanted::Start(None), reply),
             Request::Start(Some(id)) => self.demand(Input::StartExec(id.clone()), Wanted::Start(Some(id)), reply),
             Request::Pause => self.demand(Input::Pause, Wanted::Pause, reply),
@@ -307,6 +318,7 @@ impl Owner {
                     }
                 }
                 Effect::Signal(who, signal) => result = self.signal(&who, signal),
+                Effect::CancelCreate => self.create.cancel.ring(),
                 Effect::StopOom => self.oom = None,
                 Effect::Forget(None) => {
                     self.gone = true;

@@ -64,6 +64,7 @@ fn create_mounted(shim: &Shim, create: &Create, spec: &Spec) -> Result<Made, Str
         preserve_fds: 0,
         systemd_cgroup: create.options.systemd(&spec.linux.cgroups_path),
         start_by: StartBy::Us,
+        cancel: Some(&create.cancel),
         fault: None,
     };
     let (mut oom, mut begun) = (None, false);

@@ -218,7 +218,8 @@ impl Bed {
 
     pub async fn close_stdin(&self, id: &str, exec: &str) -> ttrpc::Result<api::Empty> {
         let mut request = api::CloseIORequest::new();
-        (request.id, request.exec_id, request.stdin) = (id.to_owned(), exec.to_owned(), true);
+        // As a client that does not say what: stdin is meant.
+        (request.id, request.exec_id) = (id.to_owned(), exec.to_owned());
         self.task.close_io(limit(), &request).await
     }
 

@@ -47,6 +47,8 @@ fn one_life() {
 
         let killed = code(bed.kill(&id, "", 15).await.unwrap_err());
         assert_eq!(killed, (Code::NOT_FOUND, "process already finished: not found".into()));
+        let everybody = api::KillRequest { id: id.clone(), signal: 9, all: true, ..Default::default() };
+        bed.task.kill(limit(), &everybody).await.unwrap();
         let started = code(bed.start(&id, "").await.unwrap_err());
         assert_eq!(started, (Code::UNKNOWN, "cannot start a stopped process".into()));
         let stats = bed.task.stats(limit(), &api::StatsRequest { id: id.clone(), ..Default::default() }).await.unwrap();
@@ -218,18 +220,43 @@ fn a_create_that_hangs_hides_nothing_and_outlives_its_caller() {
     });
 }
 
+/// As with containerd's own shim, whose runc dies when its caller gives up.
 #[test]
-fn delete_during_create_waits_for_it_and_undoes_it() {
+fn delete_during_a_create_that_hangs_ends_it() {
     on_loop(async {
         let Some(bed) = Bed::new("doomed").await else { return };
         let id = bed.id("a");
-        let request = bed.request(&id, "exit 0", |spec| {
-            spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", "sleep 1"] }] });
-        });
-        let _ = bed.task.create(context::with_duration(Duration::from_millis(100)), &request).await;
-        assert_eq!(bed.delete(&id, "").await.unwrap().exit_status, 137);
+        for hook in ["prestart", "createRuntime", "createContainer"] {
+            let (begun, after) = (bed.path(&format!("begun-{hook}")), bed.path(&format!("after-{hook}")));
+            let request = bed.request(&id, "exit 0", |spec| {
+                let hangs = format!("echo $$ > {}; exec sleep 1000", begun.display());
+                let ends = format!("echo > {}", after.display());
+                spec["hooks"] = json!({
+                    hook: [{ "path": "/bin/sh", "args": ["sh", "-c", hangs] }],
+                    "poststop": [{ "path": "/bin/sh", "args": ["sh", "-c", ends] }],
+                });
+            });
+            let _ = bed.task.create(context::with_duration(Duration::from_millis(100)), &request).await;
+            until(|| begun.exists(), || format!("{hook} does not run: {}", bed.log())).await;
+            let deleted = code(bed.delete(&id, "").await.unwrap_err());
+            assert_eq!(deleted.0, Code::NOT_FOUND, "{hook}: {deleted:?}");
+            assert!(after.exists(), "{hook}: its poststop hooks have not run");
+            assert!(!is_mounted(&bed.path(&id).join("rootfs")), "{hook}");
+            let hook_pid = std::fs::read_to_string(&begun).unwrap();
+            if hook != "createContainer" {
+                assert!(!std::path::Path::new(&format!("/proc/{}", hook_pid.trim())).exists(), "{hook} still runs");
+            }
+            for made in [id.clone(), format!("{id}.root")] {
+                std::fs::remove_dir_all(bed.path(&made)).unwrap();
+            }
+        }
+        // The id is free.
+        let _output = bed.create(&id, "exit 3").await;
+        bed.start(&id, "").await.unwrap();
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 3);
+        bed.delete(&id, "").await.unwrap();
         let heard = bed.until_heard("delete a").await;
-        assert_eq!(heard, ["create a", "exit a 137", "delete a"]);
+        assert_eq!(heard, ["create a", "start a", "exit a 3", "delete a"]);
         bed.shutdown().await;
         assert_eq!(bed.ended().await, 0);
     });
@@ -237,14 +264,16 @@ fn delete_during_create_waits_for_it_and_undoes_it() {
 
 /// A containerd that starts deletes what has no processes yet, without a limit, and serves nobody before it has an answer.
 #[test]
-fn delete_during_a_create_that_hangs_is_answered_and_undoes_it_later() {
+fn delete_during_a_create_that_cannot_be_ended_is_answered_and_undoes_it_later() {
     on_loop(async {
         let Some(bed) = Bed::new("stuck").await else { return };
         let id = bed.id("a");
         let go = bed.path("go");
         let wait = format!("until test -e {}; do sleep 0.05; done", go.display());
         let request = bed.request(&id, "exit 0", |spec| {
-            spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", wait] }] });
+            let hook = |words: &str| json!([{ "path": "/bin/sh", "args": ["sh", "-c", words] }]);
+            // What gives back what others have given has to come to its end.
+            spec["hooks"] = json!({ "createRuntime": hook("sleep 1000"), "poststop": hook(&wait) });
         });
         let _ = bed.task.create(context::with_duration(Duration::from_millis(100)), &request).await;
         for _ in 0..2 {
@@ -253,10 +282,105 @@ fn delete_during_a_create_that_hangs_is_answered_and_undoes_it_later() {
             assert!(refused.contains("still being created") && !refused.contains("NOT_FOUND"), "{refused}");
         }
         std::fs::write(go, "").unwrap();
-        let heard = bed.until_heard("delete a").await;
-        assert_eq!(heard, ["create a", "exit a 137", "delete a"]);
+        let rootfs = bed.path(&id).join("rootfs");
+        until(|| !is_mounted(&rootfs), || "it is not undone".into()).await;
+        let mut gone = false;
+        while !gone {
+            gone = code(bed.delete(&id, "").await.unwrap_err()).0 == Code::NOT_FOUND;
+        }
         bed.shutdown().await;
         assert_eq!(bed.ended().await, 0);
+    });
+}
+
+/// The kernel keeps signals from the first process of a pid namespace that has no handlers, as one has that only waits.
+#[test]
+fn a_signal_that_comes_before_the_program_is_not_lost() {
+    on_loop(async {
+        let Some(bed) = Bed::new("early").await else { return };
+        let id = bed.id("created");
+        let _output = bed.create(&id, "exec sleep 1000").await;
+        bed.kill(&id, "", 28).await.unwrap();
+        bed.kill(&id, "", 15).await.unwrap();
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 137);
+        bed.delete(&id, "").await.unwrap();
+
+        let id = bed.id("starting");
+        let mut request = bed.request(&id, "exec sleep 1000", |spec| {
+            // Here nobody keeps it from anybody, and it would end the start.
+            spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "uts" }]);
+            spec["hooks"] = json!({ "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", "sleep 1"] }] });
+        });
+        let (path, _output) = bed.fifo("out");
+        request.stdout = path;
+        bed.task.create(limit(), &request).await.unwrap();
+        let killed = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            bed.kill(&id, "", 15).await
+        };
+        let (started, killed) = tokio::join!(bed.start(&id, ""), killed);
+        started.unwrap();
+        killed.unwrap();
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 143);
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
+#[test]
+fn a_start_that_is_killed_says_so() {
+    on_loop(async {
+        let Some(bed) = Bed::new("killed").await else { return };
+        for round in 0..10 {
+            let id = bed.id(&format!("a{round}"));
+            let mut request = bed.request(&id, "exit 0", |spec| {
+                spec["hooks"] =
+                    json!({ "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", "sleep 1000"] }] });
+            });
+            let (path, _output) = bed.fifo(&format!("out{round}"));
+            request.stdout = path;
+            bed.task.create(limit(), &request).await.unwrap();
+            let killed = async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                bed.kill(&id, "", 9).await
+            };
+            let (started, killed) = tokio::join!(bed.start(&id, ""), killed);
+            killed.unwrap();
+            let said = started.unwrap_err().to_string();
+            assert!(said.contains("killed by signal 9") || said.contains("has ended before"), "{said}");
+            bed.wait(&id, "").await.unwrap();
+            bed.delete(&id, "").await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn updates_are_made_one_after_another() {
+    on_loop(async {
+        let Some(bed) = Bed::new("updates").await else { return };
+        let id = bed.id("a");
+        let _output = bed.create(&id, "exec sleep 1000").await;
+        bed.start(&id, "").await.unwrap();
+        let update = |megabytes: u64| {
+            let bytes = megabytes << 20;
+            let mut request = api::UpdateTaskRequest { id: id.clone(), ..Default::default() };
+            let resources = request.resources.mut_or_insert_default();
+            resources.type_url = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into();
+            resources.value = json!({ "memory": { "limit": bytes, "swap": bytes } }).to_string().into_bytes();
+            request
+        };
+        for _ in 0..5 {
+            let asked = (0..24).map(|n| {
+                let request = update(if n % 2 == 0 { 100 } else { 300 });
+                let task = bed.task.clone();
+                async move { task.update(limit(), &request).await }
+            });
+            for answer in futures_of(asked).await {
+                answer.unwrap();
+            }
+        }
+        bed.kill(&id, "", 9).await.unwrap();
+        bed.wait(&id, "").await.unwrap();
+        bed.delete(&id, "").await.unwrap();
     });
 }
 
@@ -387,10 +511,15 @@ fn pause_resume_and_death_in_the_ice() {
         let early = code(bed.task.pause(limit(), &pause).await.unwrap_err());
         assert_eq!(early.1, "cannot pause task in created state");
         bed.start(&id, "").await.unwrap();
+        bed.task.exec(limit(), &bed.exec_request(&id, "added", "exit 0")).await.unwrap();
         bed.task.pause(limit(), &pause).await.unwrap();
         assert_eq!(bed.state(&id, "").await.unwrap().status.value(), 4);
         let refused = code(bed.delete(&id, "").await.unwrap_err());
         assert_eq!(refused.1, "cannot delete a paused process");
+        assert_eq!(code(bed.start(&id, "nobody").await.unwrap_err()).0, Code::NOT_FOUND);
+        assert_eq!(code(bed.start(&id, "added").await.unwrap_err()).1, "cannot start a paused process");
+        let again = bed.task.exec(limit(), &bed.exec_request(&id, "added", "exit 0")).await;
+        assert_eq!(code(again.unwrap_err()).0, Code::ALREADY_EXISTS);
         let resume = api::ResumeRequest { id: id.clone(), ..Default::default() };
         bed.task.resume(limit(), &resume).await.unwrap();
         assert_eq!(bed.state(&id, "").await.unwrap().status.value(), 2);
@@ -399,7 +528,10 @@ fn pause_resume_and_death_in_the_ice() {
         assert_eq!(bed.wait(&id, "").await.unwrap(), 137);
         bed.delete(&id, "").await.unwrap();
         let heard = bed.until_heard("delete a").await;
-        assert_eq!(heard, ["create a", "start a", "paused a", "resumed a", "paused a", "exit a 137", "delete a"]);
+        assert_eq!(
+            heard,
+            ["create a", "start a", "exec-added added", "paused a", "resumed a", "paused a", "exit a 137", "delete a"]
+        );
     });
 }
 
