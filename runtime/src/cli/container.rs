@@ -10,6 +10,7 @@ use runtime::plan::compile::makes_pid_namespace;
 use runtime::spec::{self, Spec, check};
 use runtime::{Child, Container, Create, Error, Host, Kind, Result, StartBy, Stdio, reap};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Stat, fstat, makedev};
 
 use super::foreground::{self, Foreground};
 use super::store::{Found, Process, Status, bundle};
@@ -22,9 +23,13 @@ fn state(why: impl Into<String>) -> Error {
     Error::new(Kind::State, "", "", why)
 }
 
-/// Our own three descriptors, for a process without a terminal.
+/// Our own three descriptors, for a process without a terminal. Where one is the host's /dev/null, the container's takes its place:
+/// through an open descriptor root of the container could change mode and owner of the host's node.
 pub fn stdio() -> Stdio {
-    Stdio { own: true, ..Stdio::default() }
+    use rustix::stdio::{stderr, stdin, stdout};
+    let is_null = |stat: Stat| FileType::from_raw_mode(stat.st_mode).is_char_device() && stat.st_rdev == makedev(1, 3);
+    let own = [stdin(), stdout(), stderr()].map(|stream| !fstat(stream).is_ok_and(is_null));
+    Stdio { own, ..Stdio::default() }
 }
 
 /// `create`: the process is made and waits; we leave.
