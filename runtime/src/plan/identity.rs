@@ -94,8 +94,8 @@ impl Compiler<'_> {
     pub(super) fn keyring(&mut self) {
         self.b.from("");
         if !self.no_new_keyring {
-            // Others may search it: in a user namespace the container's root is not the ring's owner.
-            let permission = if self.wanted.user() { 0x0000_0008 } else { 0x0008_0000 };
+            // Its owner may search it: an exec is in the same one.
+            let permission = 0x0008_0000;
             let name = self.b.str(format!("_ses.{}", self.id));
             let none = [Errno::NOSYS, Errno::DQUOT, Errno::ACCESS];
             self.b.op_skip(Op::Keyring { name, permission }, &none);
@@ -327,12 +327,25 @@ impl Compiler<'_> {
         list
     }
 
+    /// The caller's groups, before a user namespace is joined that may forbid setgroups(2) for good. Who is to have groups of his
+    /// own needs it there.
+    pub(super) fn leave_groups(&mut self) {
+        if self.process.is_some_and(|p| p.user.additional_gids.is_empty()) {
+            self.b.from(self.pointer("/user"));
+            let ids = self.b.bytes(&[]);
+            self.b.op(Op::Setgroups { ids });
+            self.groups_are_left = true;
+        }
+    }
+
     fn user(&mut self, process: &Process) {
         let user = &process.user;
-        let ids: Vec<u8> = user.additional_gids.iter().flat_map(|g| g.to_ne_bytes()).collect();
-        let ids = self.b.bytes(&ids);
-        // Always, also without groups: the caller's must not stay (CVE-2023-25173).
-        self.b.op(Op::Setgroups { ids });
+        if !self.groups_are_left {
+            let ids: Vec<u8> = user.additional_gids.iter().flat_map(|g| g.to_ne_bytes()).collect();
+            let ids = self.b.bytes(&ids);
+            // Always, also without groups: the caller's must not stay (CVE-2023-25173).
+            self.b.op(Op::Setgroups { ids });
+        }
         self.b.op(Op::Setgid { gid: user.gid });
         self.b.op(Op::Setuid { uid: user.uid });
         self.b.from(self.pointer("/user/umask"));
