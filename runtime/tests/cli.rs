@@ -67,6 +67,7 @@ const BOTH: &[Test] = &[
     ("terminal_in_a_joined_user_namespace", config::terminal_in_a_joined_user_namespace),
     ("volumes_beside_joined_user_and_pid_namespaces", config::volumes_beside_joined_user_and_pid_namespaces),
     ("network_of_the_host_beside_a_joined_user_namespace", config::network_of_the_host_beside_a_joined_user_namespace),
+    ("fields_that_ask_for_nothing", config::fields_that_ask_for_nothing),
     ("user_namespace_that_forbids_setgroups", config::user_namespace_that_forbids_setgroups),
     ("sysctls_are_not_for_the_network_of_the_host", config::sysctls_are_not_for_the_network_of_the_host),
     ("surroundings_of_hooks", config::surroundings_of_hooks),

@@ -273,7 +273,8 @@ impl<'a> Compiler<'a> {
     }
 
     fn filter(&self) -> Result<Option<seccomp::Program>> {
-        let Some(profile) = &self.spec.linux.seccomp else { return Ok(None) };
+        let profile = self.spec.linux.seccomp.as_ref().filter(|profile| !profile.asks_for_nothing());
+        let Some(profile) = profile else { return Ok(None) };
         seccomp::compile(profile, self.host.arch, &self.host.seccomp).map(Some)
     }
 

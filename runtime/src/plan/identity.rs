@@ -456,7 +456,8 @@ fn mask(list: &str) -> Vec<u8> {
     mask
 }
 
-/// `struct sched_attr` of sched_setattr(2), 48 bytes.
+/// `struct sched_attr` of sched_setattr(2): 48 bytes, and 8 more for clamps, which the kernel wants there then. The specification has
+/// no values for them.
 fn sched_attr(s: &crate::spec::Scheduler) -> Result<Vec<u8>> {
     let policies =
         ["SCHED_OTHER", "SCHED_FIFO", "SCHED_RR", "SCHED_BATCH", "SCHED_ISO", "SCHED_IDLE", "SCHED_DEADLINE"];
@@ -476,8 +477,9 @@ fn sched_attr(s: &crate::spec::Scheduler) -> Result<Vec<u8>> {
         let known = names.iter().find(|(n, _)| n == flag);
         flags |= known.ok_or_else(|| Error::invalid("", format!("invalid scheduler flag {flag:?}")))?.1;
     }
-    let mut out = Vec::with_capacity(48);
-    out.extend(48u32.to_ne_bytes());
+    let size = if flags & (32 | 64) == 0 { 48 } else { 56u32 };
+    let mut out = Vec::with_capacity(size as usize);
+    out.extend(size.to_ne_bytes());
     out.extend(policy.to_ne_bytes());
     out.extend(flags.to_ne_bytes());
     out.extend(s.nice.to_ne_bytes());
@@ -485,5 +487,6 @@ fn sched_attr(s: &crate::spec::Scheduler) -> Result<Vec<u8>> {
     for value in [s.runtime, s.deadline, s.period] {
         out.extend(value.to_ne_bytes());
     }
+    out.resize(size as usize, 0);
     Ok(out)
 }

@@ -205,6 +205,35 @@ pub fn network_of_the_host_beside_a_joined_user_namespace(b: &Bench) {
     b.fine(&["delete", "-f", &other]);
 }
 
+/// What says nothing is no mistake: `null` as Go writes it, a profile without a word, maps and sizes of what is not there.
+pub fn fields_that_ask_for_nothing(b: &Bench) {
+    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 10}]);
+    for (at, value) in [
+        ("/ociVersion", Value::Null),
+        ("/process/user/uid", Value::Null),
+        ("/process/user/gid", Value::Null),
+        ("/process/consoleSize", json!({"height": 70_000, "width": null})),
+        ("/process/rlimits", json!([{"type": "RLIMIT_CORE", "hard": null, "soft": null}])),
+        ("/linux/seccomp", json!({})),
+        ("/linux/seccomp", json!({"flags": ["SECCOMP_FILTER_FLAG_LOG"]})),
+        ("/linux/uidMappings", maps.clone()),
+        ("/linux/gidMappings", maps),
+    ] {
+        let (parent, name) = at.rsplit_once('/').unwrap();
+        b.spec(&["sh", "-c", "id -u; grep Seccomp: /proc/self/status"], |s| {
+            s.pointer_mut(parent).unwrap()[name] = value.clone();
+        });
+        let said = b.say(&["run", &b.id("x")]);
+        assert_eq!(said.out, "0\nSeccomp:\t0\n", "{at} {value}: {}", said.err);
+    }
+    // A kernel may be without clamps (CONFIG_UCLAMP_TASK).
+    let scheduler =
+        json!({"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_UTIL_CLAMP_MIN", "SCHED_FLAG_UTIL_CLAMP_MAX"]});
+    b.spec(&["true"], |s| s["process"]["scheduler"] = scheduler);
+    let said = b.say(&["run", &b.id("x")]);
+    assert!(said.code == 0 || said.err.contains("operation not supported"), "{}", said.err);
+}
+
 /// Ends with whoever has started it, also when that panics.
 struct Ends(Child);
 
