@@ -18,7 +18,7 @@ pub fn exit_codes(b: &Bench) {
     }
     assert_eq!(b.fine(&["list", "-q"]), "", "run deletes what has ended");
     b.spec(&["true"], |_| {});
-    b.fine(&["run", "--keep", &b.id("kept")]);
+    b.fine(&["run", "--keep", "--no-subreaper", &b.id("kept")]);
     assert_eq!(b.status(&b.id("kept")), "stopped");
 }
 
@@ -54,6 +54,7 @@ pub fn states(b: &Bench) {
     for key in ["ociVersion", "created", "owner"] {
         assert!(state[key].is_string(), "{key}: {state}");
     }
+    assert_ne!(state["ociVersion"], "1.2.0", "the state's own, not the bundle's");
     let ran = b.bundle().join("rootfs/tmp/ran");
     assert!(!ran.exists(), "nothing runs before start");
     b.fails(&["create", &id], "container with given ID already exists");
@@ -67,6 +68,9 @@ pub fn states(b: &Bench) {
     assert_eq!(b.state(&id)["pid"], 0);
     b.fails(&["start", &id], "cannot start a container that has stopped");
     b.fails(&["exec", &id, "true"], "cannot exec in a stopped container");
+    for events in [&["events", "--stats", &id][..], &["events", &id]] {
+        b.fails(events, &format!("container with id {id} is not running"));
+    }
     b.fine(&["delete", &id]);
     b.fails(&["state", &id], "container does not exist");
 }
@@ -241,6 +245,17 @@ pub fn update_and_statistics(b: &Bench) {
     b.fine(&["update", "--resources", file.to_str().unwrap(), &id]);
     assert_eq!(limits(b).0, 128 << 20);
     b.fails(&["update", &id, "--memory", "much"], "");
+    b.fine(&["update", &id, "--memory", "0.0625GiB"]);
+    assert_eq!(limits(b).0, 64 << 20);
+    b.fine(&["update", &id, "--memory", "128m"]);
+    for option in ["--kernel-memory", "--kernel-memory-tcp"] {
+        let said = b.say(&["update", option, "50m", &id]);
+        assert!(said.code == 0 && said.err.contains("Kernel memory settings are ignored"), "{option}: {}", said.err);
+    }
+    for option in ["--l3-cache-schema", "--mem-bw-schema"] {
+        b.fails(&["update", option, "MB:0=20", &id], "RDT");
+        b.fine(&["update", option, "", &id]);
+    }
     std::fs::write(&file, "{").unwrap();
     b.fails(&["update", "--resources", file.to_str().unwrap(), &id], "");
     assert_eq!(limits(b).0, 128 << 20);
@@ -495,6 +510,8 @@ pub fn spec(b: &Bench) {
     assert!(features["linux"]["namespaces"].as_array().unwrap().iter().any(|n| n == "user"));
     assert!(features["linux"]["seccomp"]["enabled"].as_bool().unwrap());
     assert!(features["linux"]["mountExtensions"]["idmap"]["enabled"].is_boolean());
+    let acted_on = features["potentiallyUnsafeConfigAnnotations"].as_array().unwrap();
+    assert!(acted_on.iter().any(|prefix| prefix == "org.systemd.property."));
     assert!(b.fine(&["--version"]).contains("version"));
 }
 
