@@ -45,6 +45,7 @@ const BOTH: &[Test] = &[
     ("log", life::log),
     ("options_after_the_id", life::options_after_the_id),
     ("preserved_descriptors", life::preserved_descriptors),
+    ("sockets_of_a_service_manager", life::sockets_of_a_service_manager),
     ("signals_are_passed_on", life::signals_are_passed_on),
     ("failed_creates_leave_nothing", life::failed_creates_leave_nothing),
     ("spec", life::spec),

@@ -32,6 +32,17 @@ pub fn stdio() -> Stdio {
     Stdio { own, ..Stdio::default() }
 }
 
+/// How many sockets a service manager hands over to us, from descriptor 3 on (sd_listen_fds(3)).
+fn listening() -> u32 {
+    let number = |name: &str| std::env::var(name).ok().and_then(|word| word.parse().ok());
+    if number("LISTEN_PID") == Some(std::process::id()) { number("LISTEN_FDS").unwrap_or(0) } else { 0 }
+}
+
+/// How many descriptors from 3 on the process inherits: the sockets, and what is asked for behind them.
+pub fn preserved(args: &args::Create) -> u32 {
+    args.preserve_fds.saturating_add(listening())
+}
+
 /// `create`: the process is made and waits; we leave.
 pub fn create(context: &Context<'_>, args: &args::Create) -> Result<()> {
     // We end here: what the kernel closes for us need not be closed before.
@@ -78,6 +89,10 @@ fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool)
     let Some(process) = &mut spec.process else {
         return Err(Error::invalid("/process", "process property must not be empty"));
     };
+    let sockets = listening();
+    if sockets > 0 {
+        process.env.extend([format!("LISTEN_FDS={sockets}"), "LISTEN_PID=1".into()]);
+    }
     let terminal = process.terminal;
     console::check(terminal, detached, args.console_socket.as_deref())?;
     if terminal && !detached {
@@ -93,7 +108,7 @@ fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool)
         stdio,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
-        preserve_fds: args.preserve_fds,
+        preserve_fds: preserved(args),
         systemd_cgroup: context.systemd_cgroup,
         start_by: if by_us { StartBy::Us } else { StartBy::Anyone(&dir) },
         fault: None,

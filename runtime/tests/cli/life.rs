@@ -440,6 +440,29 @@ pub fn preserved_descriptors(b: &Bench) {
     assert!(said.code != 0 && said.err.contains("unable to stat preserved-fd"), "{}", said.err);
 }
 
+/// Of a service manager, which says whom it means (sd_listen_fds(3)); what is preserved comes behind them.
+pub fn sockets_of_a_service_manager(b: &Bench) {
+    let file = b.path("text");
+    std::fs::write(&file, "socket\n").unwrap();
+    b.spec(&["sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; cat <&3; ls /proc/self/fd"], |_| {});
+    std::os::unix::fs::symlink("busybox", b.bundle().join("rootfs/bin/ls")).unwrap();
+    let program = b.command(&["run"]).get_program().to_owned();
+    // ls has one more of its own, for /proc/self/fd; another's sockets are not for us.
+    let (one, two) = ("1 1\nsocket\n0\n1\n2\n3\n4\n", "1 1\nsocket\n0\n1\n2\n3\n4\n5\n");
+    for (pid, preserved, said) in [("$$", 0, one), ("$$", 1, two), ("1", 0, "\n0\n1\n2\n3\n")] {
+        let mut shell = Command::new("sh");
+        let line = format!(
+            "exec 3<{} 4</dev/null; export LISTEN_FDS=1 LISTEN_PID={pid}; exec {} --root {} run --preserve-fds {preserved} {}",
+            file.display(),
+            program.to_str().unwrap(),
+            b.root().display(),
+            b.id("x")
+        );
+        shell.args(["-c", &line]).current_dir(b.bundle()).stdin(Stdio::null());
+        assert_eq!(finish(shell).out, said, "LISTEN_PID={pid}, {preserved} preserved");
+    }
+}
+
 pub fn signals_are_passed_on(b: &Bench) {
     std::os::unix::fs::symlink("busybox", b.bundle().join("rootfs/bin/touch")).unwrap();
     b.spec(&["sh", "-c", "trap 'exit 9' TERM; trap 'exit 8' HUP; touch /tmp/up; while :; do sleep 0.01; done"], |_| {});
