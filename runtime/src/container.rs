@@ -34,8 +34,8 @@ use crate::spec::{Process, Spec};
 /// Standard streams of a process without a terminal; `None` is /dev/null.
 #[derive(Debug, Default)]
 pub struct Stdio {
-    /// Our own three, whatever else is given. They have come through our execve(2) and go through the next one.
-    pub own: bool,
+    /// Which of our own three, whatever else is given. They have come through our execve(2) and go through the next one.
+    pub own: [bool; 3],
     /// Read by the process.
     pub stdin: Option<OwnedFd>,
     /// Written by the process.
@@ -46,7 +46,8 @@ pub struct Stdio {
 
 impl Stdio {
     fn given(&self) -> [bool; 3] {
-        [&self.stdin, &self.stdout, &self.stderr].map(|stream| self.own || stream.is_some())
+        let [stdin, stdout, stderr] = self.own;
+        [stdin || self.stdin.is_some(), stdout || self.stdout.is_some(), stderr || self.stderr.is_some()]
     }
 }
 
@@ -546,7 +547,7 @@ fn paths(attach: &Attach) -> Vec<String> {
 
 /// Puts the streams into their slots, from where they are closed.
 fn give_stdio(image: &mut Image<'_>, stdio: Stdio) {
-    if stdio.own {
+    if stdio.own.contains(&true) {
         return lend_stdio(image, &stdio);
     }
     for (slot, fd) in image.plan.given.stdio.into_iter().zip([stdio.stdin, stdio.stdout, stdio.stderr]) {
@@ -559,8 +560,8 @@ fn give_stdio(image: &mut Image<'_>, stdio: Stdio) {
 /// The same, but they stay ours: another attempt may need them.
 fn lend_stdio(image: &mut Image<'_>, stdio: &Stdio) {
     let streams = [&stdio.stdin, &stdio.stdout, &stdio.stderr];
-    for ((slot, fd), own) in image.plan.given.stdio.into_iter().zip(streams).zip(0..) {
-        let fd = if stdio.own { Some(own) } else { fd.as_ref().map(std::os::fd::AsRawFd::as_raw_fd) };
+    for (((slot, fd), own), number) in image.plan.given.stdio.into_iter().zip(streams).zip(stdio.own).zip(0..) {
+        let fd = if own { Some(number) } else { fd.as_ref().map(std::os::fd::AsRawFd::as_raw_fd) };
         if let (Some(slot), Some(fd)) = (slot, fd) {
             image.lend(slot, fd);
         }

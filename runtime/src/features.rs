@@ -33,7 +33,8 @@ pub fn features(host: &Host) -> Value {
             "mountExtensions": {"idmap": {"enabled": host.mount_setattr}},
             "netDevices": {"enabled": false}
         },
-        "annotations": {"dev.mini.version": env!("CARGO_PKG_VERSION")}
+        "annotations": {"dev.mini.version": env!("CARGO_PKG_VERSION")},
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."]
     })
 }
 

@@ -149,7 +149,7 @@ pub fn number(name: &str, arch: Arch) -> Option<u32> {
 /// `Invalid` with a pointer for words that do not exist and for contradictions, `Unsupported` with a pointer for actions
 /// and flags that the kernel lacks.
 pub fn compile(profile: &spec::Seccomp, native: Arch, available: &Available) -> Result<Program> {
-    if profile.default_action.is_empty() && profile.syscalls.is_empty() {
+    if profile.asks_for_nothing() {
         return Ok(Program { filter: Vec::new(), flags: 0, notify: false });
     }
     let default = words::default_action(profile, available)?;

@@ -19,7 +19,7 @@ pub use process::*;
 
 use crate::error::{Error, Result};
 
-/// `null` and absence mean the same in Go's encoding, so every list accepts both.
+/// `null` and absence mean the same in Go's encoding: an empty list, no text, 0.
 pub(crate) fn nullable<'de, D, T>(d: D) -> std::result::Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -33,6 +33,7 @@ where
 #[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Spec {
     /// Version of the specification the bundle was made for.
+    #[serde(deserialize_with = "nullable")]
     pub oci_version: String,
     /// The container's root file system.
     pub root: Option<Root>,
@@ -64,6 +65,7 @@ pub struct Spec {
 #[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Root {
     /// Absolute, or relative to the bundle.
+    #[serde(deserialize_with = "nullable")]
     pub path: String,
     /// Mount it read-only.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
@@ -75,6 +77,7 @@ pub struct Root {
 #[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Mount {
     /// Where, inside the container.
+    #[serde(deserialize_with = "nullable")]
     pub destination: String,
     /// File system type; a dummy for bind mounts.
     #[serde(rename = "type", deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
@@ -138,6 +141,7 @@ impl Hooks {
 #[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Hook {
     /// Absolute path of the program.
+    #[serde(deserialize_with = "nullable")]
     pub path: String,
     /// argv, including argv[0].
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
@@ -191,7 +195,13 @@ impl Spec {
     ///
     /// Errors name the JSON pointer of the first offending value.
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let spec: Self = from_json(json)?;
+        let mut spec: Self = from_json(json)?;
+        let Linux { namespaces, uid_mappings, gid_mappings, .. } = &mut spec.linux;
+        if !namespaces.iter().any(|ns| ns.kind == NamespaceKind::User) {
+            // Since 1.2 runc ignores maps without a user namespace, and clients leave them there.
+            uid_mappings.clear();
+            gid_mappings.clear();
+        }
         check::spec(&spec)?;
         Ok(spec)
     }

@@ -359,7 +359,10 @@ fn keyring(name: Text, permission: u32) -> Outcome {
     const KEYCTL_JOIN_SESSION_KEYRING: u32 = 1;
     const KEYCTL_SETPERM: u32 = 5;
     const KEYCTL_DESCRIBE: u32 = 6;
-    let ring = call::keyctl(KEYCTL_JOIN_SESSION_KEYRING, name.0 as usize, 0, 0, 0)?;
+    // Whose number the call does not tell when it has been joined already.
+    const KEY_SPEC_SESSION_KEYRING: isize = -3;
+    call::keyctl(KEYCTL_JOIN_SESSION_KEYRING, name.0 as usize, 0, 0, 0)?;
+    let ring = KEY_SPEC_SESSION_KEYRING as usize;
     // "keyring;uid;gid;perm;name": the permission is the third number, in hex.
     let mut text = [0u8; 256];
     call::keyctl(KEYCTL_DESCRIBE, ring, text.as_mut_ptr() as usize, text.len(), 0)?;

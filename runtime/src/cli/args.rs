@@ -76,7 +76,7 @@ pub enum Command {
     /// Make a container, start it and, without --detach, wait for it.
     Run(Run),
     /// Run another process in a container.
-    Exec(Exec),
+    Exec(Box<Exec>),
     /// Send a signal to the container's first process.
     Kill(Kill),
     /// Remove a stopped container and what belongs to it.
@@ -165,6 +165,9 @@ pub struct Run {
     /// Do not delete the container when its process ends.
     #[arg(long)]
     pub keep: bool,
+    /// Nothing to do: we never are the one whom orphans are given to.
+    #[arg(long)]
+    pub no_subreaper: bool,
 }
 
 #[derive(Debug, Args)]
@@ -207,6 +210,9 @@ pub struct Exec {
     /// AppArmor profile.
     #[arg(long, value_name = "PROFILE")]
     pub apparmor: Option<String>,
+    /// SELinux label. SELinux is not supported, so that only an empty one is taken.
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
     /// Set no_new_privs.
     #[arg(long)]
     pub no_new_privs: bool,
@@ -336,6 +342,18 @@ pub struct Limits {
     /// Limit of memory and swap together.
     #[arg(long, allow_hyphen_values = true)]
     pub memory_swap: Option<String>,
+    /// Ignored, with a warning.
+    #[arg(long, allow_hyphen_values = true)]
+    pub kernel_memory: Option<String>,
+    /// Ignored, with a warning.
+    #[arg(long, allow_hyphen_values = true)]
+    pub kernel_memory_tcp: Option<String>,
+    /// Intel RDT is not implemented, so that only an empty one is taken.
+    #[arg(long, value_name = "SCHEMA")]
+    pub l3_cache_schema: Option<String>,
+    /// Intel RDT is not implemented, so that only an empty one is taken.
+    #[arg(long, value_name = "SCHEMA")]
+    pub mem_bw_schema: Option<String>,
     /// Number of processes and threads.
     #[arg(long, allow_hyphen_values = true)]
     pub pids_limit: Option<i64>,

@@ -11,6 +11,7 @@ use runtime::plan::compile::makes_pid_namespace;
 use runtime::spec::{self, Spec, check};
 use runtime::{Child, Container, Create, Error, Host, Kind, Result, StartBy, Stdio, reap};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Stat, fstat, makedev};
 
 use super::foreground::{self, Foreground};
 use super::store::{Found, Process, Status, bundle};
@@ -23,9 +24,24 @@ fn state(why: impl Into<String>) -> Error {
     Error::new(Kind::State, "", "", why)
 }
 
-/// Our own three descriptors, for a process without a terminal.
+/// Our own three descriptors, for a process without a terminal. Where one is the host's /dev/null, the container's takes its place:
+/// through an open descriptor root of the container could change mode and owner of the host's node.
 pub fn stdio() -> Stdio {
-    Stdio { own: true, ..Stdio::default() }
+    use rustix::stdio::{stderr, stdin, stdout};
+    let is_null = |stat: Stat| FileType::from_raw_mode(stat.st_mode).is_char_device() && stat.st_rdev == makedev(1, 3);
+    let own = [stdin(), stdout(), stderr()].map(|stream| !fstat(stream).is_ok_and(is_null));
+    Stdio { own, ..Stdio::default() }
+}
+
+/// How many sockets a service manager hands over to us, from descriptor 3 on (sd_listen_fds(3)).
+fn listening() -> u32 {
+    let number = |name: &str| std::env::var(name).ok().and_then(|word| word.parse().ok());
+    if number("LISTEN_PID") == Some(std::process::id()) { number("LISTEN_FDS").unwrap_or(0) } else { 0 }
+}
+
+/// How many descriptors from 3 on the process inherits: the sockets, and what is asked for behind them.
+pub fn preserved(args: &args::Create) -> u32 {
+    args.preserve_fds.saturating_add(listening())
 }
 
 /// `create`: the process is made and waits; we leave.
@@ -74,6 +90,10 @@ fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool)
     let Some(process) = &mut spec.process else {
         return Err(Error::invalid("/process", "process property must not be empty"));
     };
+    let sockets = listening();
+    if sockets > 0 {
+        process.env.extend([format!("LISTEN_FDS={sockets}"), "LISTEN_PID=1".into()]);
+    }
     let terminal = process.terminal;
     console::check(terminal, detached, args.console_socket.as_deref())?;
     if terminal && !detached {
@@ -89,7 +109,7 @@ fn make(context: &Context<'_>, args: &args::Create, detached: bool, by_us: bool)
         stdio,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
-        preserve_fds: args.preserve_fds,
+        preserve_fds: preserved(args),
         systemd_cgroup: context.systemd_cgroup,
         start_by: if by_us { StartBy::Us } else { StartBy::Anyone(&dir) },
         cancel: None,

@@ -5,16 +5,22 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use runtime::cgroup::{BlkioEntry, Cgroup, Hugetlb, Kills, MemoryEntry, Oom, Pids, Psi, Stats, StatsV1, StatsV2};
-use runtime::{Kind, Result};
+use runtime::{Error, Kind, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
+use super::store::Status;
 use super::{Context, args, print, words};
 
 /// Prints until the container is gone; once with --stats.
 pub fn events(context: &Context<'_>, args: &args::Events) -> Result<()> {
     let interval = words::duration(&args.interval)?;
-    let cgroup = context.store.find(&args.id)?.cgroup()?;
+    let found = context.store.find(&args.id)?;
+    if found.status()? == Status::Stopped {
+        let why = format!("container with id {} is not running", args.id);
+        return Err(Error::new(Kind::State, "", "", why));
+    }
+    let cgroup = found.cgroup()?;
     let line = |kind: &str, data: Value| print(&format!("{}\n", json!({"type": kind, "id": args.id, "data": data})));
     if args.stats {
         return line("stats", stats(&cgroup)?);

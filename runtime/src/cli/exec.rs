@@ -79,6 +79,9 @@ fn process(args: &args::Exec, init: Option<&Process>) -> Result<Process> {
     if let Some(profile) = &args.apparmor {
         p.apparmor_profile.clone_from(profile);
     }
+    if let Some(label) = &args.process_label {
+        p.selinux_label.clone_from(label);
+    }
     if let Some(user) = &args.user {
         let (uid, gid) = words::user(user)?;
         p.user.uid = uid;
@@ -101,6 +104,7 @@ fn options_excluded(args: &args::Exec) -> Result<()> {
         ("--user", args.user.is_some()),
         ("--additional-gids", !args.additional_gids.is_empty()),
         ("--apparmor", args.apparmor.is_some()),
+        ("--process-label", args.process_label.is_some()),
         ("--no-new-privs", args.no_new_privs),
         ("--cap", !args.cap.is_empty()),
     ];
@@ -128,7 +132,7 @@ mod tests {
     fn parse(line: &[&str]) -> args::Exec {
         let line = ["mini", "exec"].iter().chain(line);
         match args::Mini::try_parse_from(line).unwrap().command {
-            Some(args::Command::Exec(args)) => args,
+            Some(args::Command::Exec(args)) => *args,
             other => panic!("{other:?}"),
         }
     }

@@ -36,7 +36,7 @@ fn passed_on() -> Vec<i32> {
 /// The size of our own terminal, for a process that is to have it from its first moment; `None` if there is no terminal.
 pub fn size() -> Option<ConsoleSize> {
     let size = tcgetwinsize(std::io::stdin()).ok()?;
-    Some(ConsoleSize { height: size.ws_row, width: size.ws_col })
+    Some(ConsoleSize { height: size.ws_row.into(), width: size.ws_col.into() })
 }
 
 /// Made before the process, so that no signal is lost between its start and our waiting.

@@ -19,7 +19,7 @@ fn describe(found: &Found, owner: &str) -> Result<Value> {
     let status = found.status()?;
     let spec = record.spec().unwrap_or_default();
     Ok(json!({
-        "ociVersion": spec.oci_version,
+        "ociVersion": runtime::plan::hooks::STATE_VERSION,
         "id": record.id,
         "pid": if status == Status::Stopped { 0 } else { record.pid },
         "status": status.word(),

@@ -160,8 +160,8 @@ fn print(text: &str) -> Result<()> {
 /// Descriptors to be preserved must be there.
 fn preserved(command: &Command) -> Result<()> {
     let n = match command {
-        Command::Create(args) => args.preserve_fds,
-        Command::Run(args) => args.create.preserve_fds,
+        Command::Create(args) => container::preserved(args),
+        Command::Run(args) => container::preserved(&args.create),
         Command::Exec(args) => args.preserve_fds,
         _ => 0,
     };

@@ -22,6 +22,7 @@ pub fn update(context: &Context<'_>, args: &args::Update) -> Result<()> {
         None => resources(&args.limits)?,
     };
     check::resources(&resources)?;
+    check::resources_warning(&resources).iter().for_each(|w| context.log.warn(w));
     // A record of an older version may have outlived its bundle: then the kernel's defaults.
     let spec = found.record.spec().unwrap_or_default();
     found.cgroup()?.update_from(&spec.linux.resources, &resources)
@@ -40,10 +41,17 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 fn resources(l: &Limits) -> Result<Resources> {
     let size = |word: &Option<String>| word.as_deref().map(words::bytes).transpose();
+    for (option, schema) in [("--l3-cache-schema", &l.l3_cache_schema), ("--mem-bw-schema", &l.mem_bw_schema)] {
+        if schema.as_ref().is_some_and(|schema| !schema.is_empty()) {
+            return Err(Error::new(Kind::Unsupported, "", option, "Intel RDT is not implemented"));
+        }
+    }
     let memory = Memory {
         limit: size(&l.memory)?,
         reservation: size(&l.memory_reservation)?,
         swap: size(&l.memory_swap)?,
+        kernel: size(&l.kernel_memory)?,
+        kernel_tcp: size(&l.kernel_memory_tcp)?,
         ..Memory::default()
     };
     let cpu = Cpu {

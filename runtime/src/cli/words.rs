@@ -77,7 +77,8 @@ pub fn signal(word: &str) -> Result<i32> {
     found.ok_or_else(unknown)
 }
 
-/// Bytes: a number, or one with k, m, g or t (powers of 1024) and an optional b; -1 is unlimited.
+/// Bytes: a number with or without decimals, and k, m, g, t or p (powers of 1024), b, kb or kib and so on, as docker writes sizes;
+/// what is less than a byte is cut. -1 is unlimited.
 ///
 /// # Errors
 /// `Invalid`.
@@ -86,16 +87,25 @@ pub fn bytes(word: &str) -> Result<i64> {
         return Ok(-1);
     }
     let lower = word.to_ascii_lowercase();
-    let number = lower.strip_suffix('b').unwrap_or(&lower);
-    let (number, shift) = match number.bytes().last() {
-        Some(b'k') => (&number[..number.len() - 1], 10),
-        Some(b'm') => (&number[..number.len() - 1], 20),
-        Some(b'g') => (&number[..number.len() - 1], 30),
-        Some(b't') => (&number[..number.len() - 1], 40),
-        _ => (number, 0),
+    let number = lower.trim_end_matches(|c: char| c.is_ascii_lowercase());
+    let unit = &lower[number.len()..];
+    let shift = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(unit) {
+        "" if unit != "ib" => Some(0),
+        "k" => Some(10),
+        "m" => Some(20),
+        "g" => Some(30),
+        "t" => Some(40),
+        "p" => Some(50),
+        _ => None,
     };
-    digits(number)
-        .and_then(|n| n.checked_mul(1 << shift))
+    // More decimals than 18 would not fit, and nobody means them.
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    let parts = digits(whole).zip(digits(decimals)).filter(|_| decimals.len() <= 18);
+    parts
+        .zip(shift)
+        .map(|((whole, part), shift)| {
+            (u128::from(whole) << shift) + (u128::from(part) << shift) / 10_u128.pow(decimals.len() as u32)
+        })
         .and_then(|n| i64::try_from(n).ok())
         .ok_or_else(|| bad("parse size", word, "is not a number of bytes"))
 }
@@ -182,12 +192,44 @@ mod tests {
 
     #[test]
     fn sizes_and_durations() {
-        for (word, n) in
-            [("0", 0), ("-1", -1), ("1024", 1024), ("1k", 1024), ("2M", 2 << 20), ("1gb", 1 << 30), ("5b", 5)]
-        {
+        for (word, n) in [
+            ("0", 0),
+            ("-1", -1),
+            ("1024", 1024),
+            ("1k", 1024),
+            ("2M", 2 << 20),
+            ("1gb", 1 << 30),
+            ("5b", 5),
+            ("1.5g", 3 << 29),
+            ("0.25GiB", 1 << 28),
+            ("2.05k", 2099),
+            ("1.999999999999999999", 1),
+            ("1p", 1 << 50),
+            ("9223372036854775807", i64::MAX),
+        ] {
             assert_eq!(bytes(word).unwrap(), n, "{word}");
         }
-        for word in ["", "-2", "k", "1kk", "+1", "9223372036854775808", "16777216t", "1 k"] {
+        for word in [
+            "",
+            "-2",
+            "k",
+            "1kk",
+            "+1",
+            "9223372036854775808",
+            "16777216t",
+            "8192p",
+            "1 k",
+            "1.5.g",
+            "1.-5g",
+            ".5g",
+            "1.5gx",
+            "1ib",
+            "1bb",
+            "1e9",
+            "0x10m",
+            "inf",
+            "1.0000000000000000001g",
+        ] {
             assert!(bytes(word).is_err(), "{word:?}");
         }
         assert_eq!(duration("5s").unwrap(), Duration::from_secs(5));

@@ -124,6 +124,8 @@ pub struct Compiler<'a> {
     pub(super) by_thread: bool,
     pub(super) no_new_keyring: bool,
     pub(super) started_by_others: bool,
+    /// The payload has none, and the caller's are gone already.
+    pub(super) groups_are_left: bool,
     pub(super) preserve_fds: u32,
     pub(super) root: Option<Root>,
     pub(super) tty: Option<Slot>,
@@ -168,6 +170,10 @@ pub fn init(request: &Init<'_>) -> Result<Plan> {
     c.affinity();
     c.keyring();
     c.enter_namespaces();
+    if c.wanted.user() {
+        // Root of the container owns this one. Where its quota is used up, the other stays, and never the caller's.
+        c.keyring();
+    }
     c.session();
     c.cgroup_namespace();
     c.attach_rootfs();
@@ -248,6 +254,7 @@ impl<'a> Compiler<'a> {
             by_thread: false,
             no_new_keyring: false,
             started_by_others: false,
+            groups_are_left: false,
             preserve_fds: 0,
             root: None,
             tty: None,
@@ -266,7 +273,8 @@ impl<'a> Compiler<'a> {
     }
 
     fn filter(&self) -> Result<Option<seccomp::Program>> {
-        let Some(profile) = &self.spec.linux.seccomp else { return Ok(None) };
+        let profile = self.spec.linux.seccomp.as_ref().filter(|profile| !profile.asks_for_nothing());
+        let Some(profile) = profile else { return Ok(None) };
         seccomp::compile(profile, self.host.arch, &self.host.seccomp).map(Some)
     }
 
@@ -349,6 +357,9 @@ impl<'a> Compiler<'a> {
         self.b.from("");
         if let Some(slot) = self.proc.take() {
             self.b.op(Op::Close { slot });
+        }
+        if self.wanted.user() {
+            self.leave_groups();
         }
         if flags != 0 {
             self.b.from("/linux/namespaces");

@@ -5,6 +5,9 @@ use super::{Gate, Op};
 use crate::own::Files;
 use crate::spec::{Hook, NamespaceKind};
 
+/// The version of the specification that our states follow, whatever version a bundle was made for.
+pub const STATE_VERSION: &str = "1.2.1";
+
 /// The state that a hook reads, split where the pid goes (runtime-spec runtime.md#state).
 pub fn state(
     id: &str,
@@ -17,7 +20,7 @@ pub fn state(
         after.push_str(&format!(",\"annotations\":{}", json(annotations)));
     }
     after.push('}');
-    (format!("{{\"ociVersion\":\"1.2.1\",\"id\":{},\"pid\":", json(id)), after)
+    (format!("{{\"ociVersion\":\"{STATE_VERSION}\",\"id\":{},\"pid\":", json(id)), after)
 }
 
 /// Strings and maps of strings always serialise.

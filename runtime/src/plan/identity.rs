@@ -94,8 +94,8 @@ impl Compiler<'_> {
     pub(super) fn keyring(&mut self) {
         self.b.from("");
         if !self.no_new_keyring {
-            // Others may search it: in a user namespace the container's root is not the ring's owner.
-            let permission = if self.wanted.user() { 0x0000_0008 } else { 0x0008_0000 };
+            // Its owner may search it: an exec is in the same one.
+            let permission = 0x0008_0000;
             let name = self.b.str(format!("_ses.{}", self.id));
             let none = [Errno::NOSYS, Errno::DQUOT, Errno::ACCESS];
             self.b.op_skip(Op::Keyring { name, permission }, &none);
@@ -327,12 +327,25 @@ impl Compiler<'_> {
         list
     }
 
+    /// The caller's groups, before a user namespace is joined that may forbid setgroups(2) for good. Who is to have groups of his
+    /// own needs it there.
+    pub(super) fn leave_groups(&mut self) {
+        if self.process.is_some_and(|p| p.user.additional_gids.is_empty()) {
+            self.b.from(self.pointer("/user"));
+            let ids = self.b.bytes(&[]);
+            self.b.op(Op::Setgroups { ids });
+            self.groups_are_left = true;
+        }
+    }
+
     fn user(&mut self, process: &Process) {
         let user = &process.user;
-        let ids: Vec<u8> = user.additional_gids.iter().flat_map(|g| g.to_ne_bytes()).collect();
-        let ids = self.b.bytes(&ids);
-        // Always, also without groups: the caller's must not stay (CVE-2023-25173).
-        self.b.op(Op::Setgroups { ids });
+        if !self.groups_are_left {
+            let ids: Vec<u8> = user.additional_gids.iter().flat_map(|g| g.to_ne_bytes()).collect();
+            let ids = self.b.bytes(&ids);
+            // Always, also without groups: the caller's must not stay (CVE-2023-25173).
+            self.b.op(Op::Setgroups { ids });
+        }
         self.b.op(Op::Setgid { gid: user.gid });
         self.b.op(Op::Setuid { uid: user.uid });
         self.b.from(self.pointer("/user/umask"));
@@ -443,7 +456,8 @@ fn mask(list: &str) -> Vec<u8> {
     mask
 }
 
-/// `struct sched_attr` of sched_setattr(2), 48 bytes.
+/// `struct sched_attr` of sched_setattr(2): 48 bytes, and 8 more for clamps, which the kernel wants there then. The specification has
+/// no values for them.
 fn sched_attr(s: &crate::spec::Scheduler) -> Result<Vec<u8>> {
     let policies =
         ["SCHED_OTHER", "SCHED_FIFO", "SCHED_RR", "SCHED_BATCH", "SCHED_ISO", "SCHED_IDLE", "SCHED_DEADLINE"];
@@ -463,8 +477,9 @@ fn sched_attr(s: &crate::spec::Scheduler) -> Result<Vec<u8>> {
         let known = names.iter().find(|(n, _)| n == flag);
         flags |= known.ok_or_else(|| Error::invalid("", format!("invalid scheduler flag {flag:?}")))?.1;
     }
-    let mut out = Vec::with_capacity(48);
-    out.extend(48u32.to_ne_bytes());
+    let size = if flags & (32 | 64) == 0 { 48 } else { 56u32 };
+    let mut out = Vec::with_capacity(size as usize);
+    out.extend(size.to_ne_bytes());
     out.extend(policy.to_ne_bytes());
     out.extend(flags.to_ne_bytes());
     out.extend(s.nice.to_ne_bytes());
@@ -472,5 +487,6 @@ fn sched_attr(s: &crate::spec::Scheduler) -> Result<Vec<u8>> {
     for value in [s.runtime, s.deadline, s.period] {
         out.extend(value.to_ne_bytes());
     }
+    out.resize(size as usize, 0);
     Ok(out)
 }

@@ -103,6 +103,7 @@ impl Compiler<'_> {
         if joins_user {
             // What the host owns can be joined before, what the user namespace owns after.
             self.join(&slots, others, setns, &[Errno::PERM]);
+            self.leave_groups();
             self.join(&slots, |flag| flag == USER, setns, &[]);
             self.become_root();
             self.join(&slots, others, |slot, flags| Op::SetnsAgain { slot, flags }, &[]);

@@ -326,7 +326,7 @@ impl Compiler<'_> {
         self.b.op(Op::PtyPeer { master, into: slave });
         if let Some(size) = process.console_size.filter(|s| s.height != 0 && s.width != 0) {
             self.b.from(self.pointer("/consoleSize"));
-            self.b.op(Op::Winsize { master, rows: size.height, columns: size.width });
+            self.b.op(Op::Winsize { master, rows: size.height as u16, columns: size.width as u16 });
             self.b.from(self.pointer("/terminal"));
         }
         if process.user.uid != 0 {

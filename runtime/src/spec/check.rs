@@ -13,7 +13,7 @@ pub use linux::resources;
 pub use namespaces::sysctl_path;
 pub use process::{environment, process};
 
-use super::{Hook, Spec, words};
+use super::{Hook, Resources, Spec, words};
 use crate::error::{Error, Kind, Result};
 
 /// Ids above this are not ids: setresuid(2) and chown(2) take 4294967295 as "leave it as it is".
@@ -49,10 +49,14 @@ pub fn warnings(spec: &Spec) -> Vec<String> {
     for mount in spec.mounts.iter().filter(|m| !m.destination.starts_with('/')) {
         out.push(format!("mount destination {:?} is not absolute, using it as relative to /", mount.destination));
     }
-    if spec.linux.resources.memory.as_ref().is_some_and(|m| m.kernel.is_some() || m.kernel_tcp.is_some()) {
-        out.push("Kernel memory settings are ignored and will be removed".into());
-    }
+    out.extend(resources_warning(&spec.linux.resources).map(str::to_owned));
     out
+}
+
+/// The same of limits, also those of an update.
+pub fn resources_warning(resources: &Resources) -> Option<&'static str> {
+    let ignored = resources.memory.as_ref().is_some_and(|m| m.kernel.is_some() || m.kernel_tcp.is_some());
+    ignored.then_some("Kernel memory settings are ignored and will be removed")
 }
 
 /// Checks a container id: the letters that runc allows, and no longer than a file name can be (255 bytes), because it

@@ -71,12 +71,13 @@ pub struct Linux {
 #[serde(default, remote = "Self")]
 pub struct IdMapping {
     /// First id inside.
-    #[serde(rename = "containerID")]
+    #[serde(rename = "containerID", deserialize_with = "nullable")]
     pub container_id: u32,
     /// First id outside.
-    #[serde(rename = "hostID")]
+    #[serde(rename = "hostID", deserialize_with = "nullable")]
     pub host_id: u32,
     /// How many.
+    #[serde(deserialize_with = "nullable")]
     pub size: u32,
 }
 
@@ -119,9 +120,10 @@ pub struct Namespace {
 #[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Device {
     /// `c`, `u`, `b` or `p`.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "nullable")]
     pub kind: String,
     /// Inside the container.
+    #[serde(deserialize_with = "nullable")]
     pub path: String,
     /// Major number.
     #[serde(deserialize_with = "nullable")]
@@ -301,8 +303,10 @@ pub struct BlockIo {
 #[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct WeightDevice {
     /// Major number.
+    #[serde(deserialize_with = "nullable")]
     pub major: i64,
     /// Minor number.
+    #[serde(deserialize_with = "nullable")]
     pub minor: i64,
     /// 10 to 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -317,10 +321,13 @@ pub struct WeightDevice {
 #[serde(default, remote = "Self")]
 pub struct ThrottleDevice {
     /// Major number.
+    #[serde(deserialize_with = "nullable")]
     pub major: i64,
     /// Minor number.
+    #[serde(deserialize_with = "nullable")]
     pub minor: i64,
     /// Per second; 0 is unlimited.
+    #[serde(deserialize_with = "nullable")]
     pub rate: u64,
 }
 
@@ -329,8 +336,10 @@ pub struct ThrottleDevice {
 #[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct HugepageLimit {
     /// `2MB`, `1GB`, …
+    #[serde(deserialize_with = "nullable")]
     pub page_size: String,
     /// Bytes.
+    #[serde(deserialize_with = "nullable")]
     pub limit: u64,
 }
 
@@ -351,8 +360,10 @@ pub struct Network {
 #[serde(default, remote = "Self")]
 pub struct InterfacePriority {
     /// Interface.
+    #[serde(deserialize_with = "nullable")]
     pub name: String,
     /// Priority.
+    #[serde(deserialize_with = "nullable")]
     pub priority: u32,
 }
 
@@ -373,6 +384,7 @@ pub struct Rdma {
 #[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Seccomp {
     /// `SCMP_ACT_*`
+    #[serde(deserialize_with = "nullable")]
     pub default_action: String,
     /// Errno of the default action; EPERM when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -394,6 +406,13 @@ pub struct Seccomp {
     pub syscalls: Vec<SyscallRule>,
 }
 
+impl Seccomp {
+    /// True without default action and rules, whatever else is there: no filter, as with runc.
+    pub fn asks_for_nothing(&self) -> bool {
+        self.default_action.is_empty() && self.syscalls.is_empty()
+    }
+}
+
 /// One entry of `/linux/seccomp/syscalls`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, remote = "Self")]
@@ -402,6 +421,7 @@ pub struct SyscallRule {
     #[serde(deserialize_with = "nullable")]
     pub names: Vec<String>,
     /// `SCMP_ACT_*`
+    #[serde(deserialize_with = "nullable")]
     pub action: String,
     /// For ERRNO and TRACE; EPERM when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -416,13 +436,16 @@ pub struct SyscallRule {
 #[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct SyscallArg {
     /// 0 to 5.
+    #[serde(deserialize_with = "nullable")]
     pub index: u32,
     /// Operand, or the mask of SCMP_CMP_MASKED_EQ.
+    #[serde(deserialize_with = "nullable")]
     pub value: u64,
     /// Operand of SCMP_CMP_MASKED_EQ.
     #[serde(deserialize_with = "nullable")]
     pub value_two: u64,
     /// `SCMP_CMP_*`
+    #[serde(deserialize_with = "nullable")]
     pub op: String,
 }
 
@@ -431,6 +454,7 @@ pub struct SyscallArg {
 #[serde(default, remote = "Self")]
 pub struct Personality {
     /// `LINUX` or `LINUX32`.
+    #[serde(deserialize_with = "nullable")]
     pub domain: String,
     /// None is defined.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]

@@ -24,6 +24,7 @@ pub struct Process {
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
     /// Absolute working directory.
+    #[serde(deserialize_with = "nullable")]
     pub cwd: String,
     /// `None` leaves the sets alone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,9 +79,11 @@ impl Process {
 #[serde(default, remote = "Self")]
 pub struct ConsoleSize {
     /// Rows.
-    pub height: u16,
+    #[serde(deserialize_with = "nullable")]
+    pub height: u64,
     /// Columns.
-    pub width: u16,
+    #[serde(deserialize_with = "nullable")]
+    pub width: u64,
 }
 
 /// `/process/user`
@@ -88,8 +91,10 @@ pub struct ConsoleSize {
 #[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct User {
     /// In the container's user namespace.
+    #[serde(deserialize_with = "nullable")]
     pub uid: u32,
     /// In the container's user namespace.
+    #[serde(deserialize_with = "nullable")]
     pub gid: u32,
     /// `None` means 0022, as runc does.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,11 +130,13 @@ pub struct Capabilities {
 #[serde(default, remote = "Self")]
 pub struct Rlimit {
     /// `RLIMIT_NOFILE` and the like.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "nullable")]
     pub kind: String,
     /// Hard limit; 2^64-1 is unlimited.
+    #[serde(deserialize_with = "nullable")]
     pub hard: u64,
     /// Soft limit.
+    #[serde(deserialize_with = "nullable")]
     pub soft: u64,
 }
 
@@ -138,6 +145,7 @@ pub struct Rlimit {
 #[serde(default, remote = "Self")]
 pub struct Scheduler {
     /// `SCHED_*`
+    #[serde(deserialize_with = "nullable")]
     pub policy: String,
     /// Nice value.
     #[serde(deserialize_with = "nullable")]
@@ -164,6 +172,7 @@ pub struct Scheduler {
 #[serde(default, remote = "Self")]
 pub struct IoPriority {
     /// `IOPRIO_CLASS_RT`, `IOPRIO_CLASS_BE` or `IOPRIO_CLASS_IDLE`.
+    #[serde(deserialize_with = "nullable")]
     pub class: String,
     /// 0 to 7.
     #[serde(deserialize_with = "nullable")]

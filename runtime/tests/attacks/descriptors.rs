@@ -19,6 +19,7 @@ pub fn lines() -> Vec<Line> {
         Line("descriptors_left_open", descriptors_left_open, &[], &[]),
         Line("preserved_descriptor_that_is_not_there", preserved_but_missing, &[], &[crate::CRUN_OLD]),
         Line("session_keyring_of_the_host", session_keyring, &[], &[]),
+        Line("session_keyring_of_a_user_namespace", session_keyring_of_a_user_namespace, &[crate::CRUN_OLD], &[]),
         Line("terminal_of_the_caller", terminal_of_the_caller, &[], &[]),
         Line("cve_2021_21334_environment_of_another", environment_of_another, &[], &[]),
     ]
@@ -140,6 +141,24 @@ fn session_keyring(bed: &mut Bed<'_>) -> Verdict {
     bed.spec["linux"]["seccomp"] = serde_json::Value::Null;
     let ended = bed.run();
     Verdict::of(!ended.out.contains("attack-"), ended)
+}
+
+/// It is the container's own: of the host's it would have none in its user namespace, and what it keeps there would count for the
+/// host's root.
+fn session_keyring_of_a_user_namespace(bed: &mut Bed<'_>) -> Verdict {
+    bed.user_namespace();
+    bed.attacker(&["keyring"]);
+    let first = bed.run();
+    let payload = bed.spec["process"]["args"].clone();
+    let payload: Vec<&str> = payload.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    bed.spec["process"]["args"] = json!(["sleep", "60"]);
+    let held = bed.hold();
+    let further = held.exec_with(&[], &payload);
+    let owned = |text: &str| text.starts_with("keyring;0;0;");
+    // An exec is in its container's.
+    let rings = held.exec("grep _ses. /proc/keys").out.lines().filter(|line| line.contains(held.id())).count();
+    assert!(held.bed.runtime.name != "mini" || rings == 1, "{rings} keyrings");
+    Verdict::of(!owned(&first.out) || !owned(&further.out), (first, further))
 }
 
 /// The exec's standard input is a terminal of the caller's, who has it as controlling terminal.

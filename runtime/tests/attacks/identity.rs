@@ -13,6 +13,8 @@ pub fn lines() -> Vec<Line> {
         Line("cve_2016_3697_number_named_like_a_user", number_named_like_a_user, &[], &[]),
         Line("cve_2026_30892_user_words", user_words, &[], crate::OTHERS),
         Line("owner_of_the_hosts_null", owner_of_the_hosts_null, &[], &[]),
+        Line("mode_of_the_hosts_null", mode_of_the_hosts_null, &[], &[]),
+        Line("mode_of_the_hosts_null_by_an_exec", mode_of_the_hosts_null_by_an_exec, &[crate::CRUN_OLD], &[]),
     ]
 }
 
@@ -86,15 +88,47 @@ fn user_words(bed: &mut Bed<'_>) -> Verdict {
     Safe("exact or refused".into())
 }
 
-/// Standard streams are given to the container's user, but not a device that others use too.
-fn owner_of_the_hosts_null(bed: &mut Bed<'_>) -> Verdict {
+/// A node of its own that stands for the host's /dev/null.
+fn null(bed: &Bed<'_>) -> std::path::PathBuf {
     use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
     let null = bed.host().join("null");
     mknodat(CWD, &null, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 3)).unwrap();
+    null
+}
+
+/// Standard streams are given to the container's user, but not a device that others use too.
+fn owner_of_the_hosts_null(bed: &mut Bed<'_>) -> Verdict {
+    let null = null(bed);
     bed.spec["process"]["user"] = json!({"uid": 1000, "gid": 1000});
     let before = bed.canary();
     let ended = bed.run_as(|c| {
         c.stdin(std::fs::File::open(&null).unwrap());
     });
     Verdict::of(bed.canary() != before, (ended, bed.canary()))
+}
+
+const CHMOD: [&str; 4] = ["busybox", "chmod", "600", "/proc/self/fd/0"];
+
+/// What is given as standard input leads to the node of whoever called.
+fn mode_of_the_hosts_null(bed: &mut Bed<'_>) -> Verdict {
+    let null = null(bed);
+    bed.spec["process"]["args"] = json!(CHMOD);
+    let before = bed.canary();
+    let ended = bed.run_as(|c| {
+        c.stdin(std::fs::File::open(&null).unwrap());
+    });
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    Verdict::of(bed.canary() != before, (ended, bed.canary()))
+}
+
+fn mode_of_the_hosts_null_by_an_exec(bed: &mut Bed<'_>) -> Verdict {
+    let null = null(bed);
+    bed.spec["process"]["args"] = json!(["sleep", "60"]);
+    let before = bed.canary();
+    let held = bed.hold();
+    let mut command = held.bed.command(&["exec", held.id()]);
+    command.args(CHMOD).stdin(std::fs::File::open(&null).unwrap());
+    let ended = held.bed.wait(command, std::time::Duration::from_secs(60));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    Verdict::of(held.bed.canary() != before, (ended, held.bed.canary()))
 }

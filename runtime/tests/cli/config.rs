@@ -6,14 +6,15 @@ use std::mem::MaybeUninit;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::Gid;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, until};
+use crate::bench::{Bench, testbed, until};
 use crate::terminal::{read_all, receive};
 
 fn add(spec: &mut Value, mounts: &[Value]) {
@@ -202,6 +203,73 @@ pub fn network_of_the_host_beside_a_joined_user_namespace(b: &Bench) {
     let said = b.fine(&["run", &b.id("x")]);
     assert_eq!(said.trim(), fs::read_link(&own).unwrap().to_str().unwrap());
     b.fine(&["delete", "-f", &other]);
+}
+
+/// What says nothing is no mistake: `null` as Go writes it, a profile without a word, maps and sizes of what is not there.
+pub fn fields_that_ask_for_nothing(b: &Bench) {
+    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 10}]);
+    for (at, value) in [
+        ("/ociVersion", Value::Null),
+        ("/process/user/uid", Value::Null),
+        ("/process/user/gid", Value::Null),
+        ("/process/consoleSize", json!({"height": 70_000, "width": null})),
+        ("/process/rlimits", json!([{"type": "RLIMIT_CORE", "hard": null, "soft": null}])),
+        ("/linux/seccomp", json!({})),
+        ("/linux/seccomp", json!({"flags": ["SECCOMP_FILTER_FLAG_LOG"]})),
+        ("/linux/uidMappings", maps.clone()),
+        ("/linux/gidMappings", maps),
+    ] {
+        let (parent, name) = at.rsplit_once('/').unwrap();
+        b.spec(&["sh", "-c", "id -u; grep Seccomp: /proc/self/status"], |s| {
+            s.pointer_mut(parent).unwrap()[name] = value.clone();
+        });
+        let said = b.say(&["run", &b.id("x")]);
+        assert_eq!(said.out, "0\nSeccomp:\t0\n", "{at} {value}: {}", said.err);
+    }
+    // A kernel may be without clamps (CONFIG_UCLAMP_TASK).
+    let scheduler =
+        json!({"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_UTIL_CLAMP_MIN", "SCHED_FLAG_UTIL_CLAMP_MAX"]});
+    b.spec(&["true"], |s| s["process"]["scheduler"] = scheduler);
+    let said = b.say(&["run", &b.id("x")]);
+    assert!(said.code == 0 || said.err.contains("operation not supported"), "{}", said.err);
+}
+
+/// Ends with whoever has started it, also when that panics.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).unwrap();
+    }
+}
+
+/// `unshare -U --map-root-user`: who makes a user namespace without the right to map groups forbids setgroups(2) in it.
+pub fn user_namespace_that_forbids_setgroups(b: &Bench) {
+    let id = b.id("x");
+    let mut maker = Command::new(testbed().join("tools/bin/busybox"));
+    let maker = Ends(maker.args(["unshare", "-U", "-r", "sleep", "1000"]).stdout(Stdio::null()).spawn().unwrap());
+    let of_maker = |file: &str| format!("/proc/{}/{file}", maker.0.id());
+    until("its map", || fs::read_to_string(of_maker("gid_map")).is_ok_and(|map| !map.is_empty()));
+    let user = json!({"type": "user", "path": of_maker("ns/user")});
+    let ours = rustix::process::getgroups().unwrap();
+    rustix::thread::set_thread_groups(&[Gid::from_raw(4242)]).unwrap();
+    let say = ["sh", "-c", "cat /proc/self/setgroups; exec grep Groups: /proc/self/status"];
+    b.spec(&say, |s| s["linux"]["namespaces"].as_array_mut().unwrap().push(user.clone()));
+    let init = b.say(&["run", &id]);
+    b.spec(&["sleep", "1000"], |s| s["linux"]["namespaces"].as_array_mut().unwrap().push(user.clone()));
+    b.detached(&["run", "-d", &id]);
+    let exec = b.say(&[&["exec", &id], &say[..]].concat());
+    let more = b.say(&["exec", "-g", "0", &id, "true"]);
+    rustix::thread::set_thread_groups(&ours).unwrap();
+    for said in [init, exec] {
+        assert!(said.out.starts_with("deny\nGroups:\t"), "{}{}", said.out, said.err);
+        // runc leaves the caller's, which are nobody's in there.
+        assert!(!b.is_mini() || said.out.trim_end().ends_with("Groups:"), "{}", said.out);
+    }
+    if b.is_mini() {
+        assert!(more.code == 255 && more.err.contains("/user: setgroups"), "{}", more.err);
+    }
+    b.fine(&["delete", "-f", &id]);
 }
 
 /// `shareProcessNamespace` beside `hostUsers: false`, with a volume.

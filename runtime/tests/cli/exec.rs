@@ -19,6 +19,9 @@ pub fn options(b: &Bench) {
     let privileges = "grep NoNewPrivs /proc/self/status";
     assert_eq!(b.fine(&["exec", "--no-new-privs", &id, "sh", "-c", privileges]), "NoNewPrivs:\t1\n");
     assert_eq!(b.fine(&["exec", &id, "sh", "-c", privileges]), "NoNewPrivs:\t0\n");
+    assert_eq!(b.fine(&["exec", "--process-label", "", &id, "echo", "fine"]), "fine\n");
+    let label = b.say(&["exec", "--process-label", "a:b:c", &id, "true"]);
+    assert!(label.code == 255 && label.err.contains("selinux label is specified"), "{}", label.err);
     // All namespaces are init's.
     for ns in ["pid", "mnt", "uts", "ipc", "net"] {
         let links = format!("readlink /proc/1/ns/{ns}; readlink /proc/self/ns/{ns}");

@@ -18,7 +18,7 @@ pub fn exit_codes(b: &Bench) {
     }
     assert_eq!(b.fine(&["list", "-q"]), "", "run deletes what has ended");
     b.spec(&["true"], |_| {});
-    b.fine(&["run", "--keep", &b.id("kept")]);
+    b.fine(&["run", "--keep", "--no-subreaper", &b.id("kept")]);
     assert_eq!(b.status(&b.id("kept")), "stopped");
 }
 
@@ -54,6 +54,7 @@ pub fn states(b: &Bench) {
     for key in ["ociVersion", "created", "owner"] {
         assert!(state[key].is_string(), "{key}: {state}");
     }
+    assert_ne!(state["ociVersion"], "1.2.0", "the state's own, not the bundle's");
     let ran = b.bundle().join("rootfs/tmp/ran");
     assert!(!ran.exists(), "nothing runs before start");
     b.fails(&["create", &id], "container with given ID already exists");
@@ -67,6 +68,9 @@ pub fn states(b: &Bench) {
     assert_eq!(b.state(&id)["pid"], 0);
     b.fails(&["start", &id], "cannot start a container that has stopped");
     b.fails(&["exec", &id, "true"], "cannot exec in a stopped container");
+    for events in [&["events", "--stats", &id][..], &["events", &id]] {
+        b.fails(events, &format!("container with id {id} is not running"));
+    }
     b.fine(&["delete", &id]);
     b.fails(&["state", &id], "container does not exist");
 }
@@ -241,6 +245,17 @@ pub fn update_and_statistics(b: &Bench) {
     b.fine(&["update", "--resources", file.to_str().unwrap(), &id]);
     assert_eq!(limits(b).0, 128 << 20);
     b.fails(&["update", &id, "--memory", "much"], "");
+    b.fine(&["update", &id, "--memory", "0.0625GiB"]);
+    assert_eq!(limits(b).0, 64 << 20);
+    b.fine(&["update", &id, "--memory", "128m"]);
+    for option in ["--kernel-memory", "--kernel-memory-tcp"] {
+        let said = b.say(&["update", option, "50m", &id]);
+        assert!(said.code == 0 && said.err.contains("Kernel memory settings are ignored"), "{option}: {}", said.err);
+    }
+    for option in ["--l3-cache-schema", "--mem-bw-schema"] {
+        b.fails(&["update", option, "MB:0=20", &id], "RDT");
+        b.fine(&["update", option, "", &id]);
+    }
     std::fs::write(&file, "{").unwrap();
     b.fails(&["update", "--resources", file.to_str().unwrap(), &id], "");
     assert_eq!(limits(b).0, 128 << 20);
@@ -425,6 +440,29 @@ pub fn preserved_descriptors(b: &Bench) {
     assert!(said.code != 0 && said.err.contains("unable to stat preserved-fd"), "{}", said.err);
 }
 
+/// Of a service manager, which says whom it means (sd_listen_fds(3)); what is preserved comes behind them.
+pub fn sockets_of_a_service_manager(b: &Bench) {
+    let file = b.path("text");
+    std::fs::write(&file, "socket\n").unwrap();
+    b.spec(&["sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; cat <&3; ls /proc/self/fd"], |_| {});
+    std::os::unix::fs::symlink("busybox", b.bundle().join("rootfs/bin/ls")).unwrap();
+    let program = b.command(&["run"]).get_program().to_owned();
+    // ls has one more of its own, for /proc/self/fd; another's sockets are not for us.
+    let (one, two) = ("1 1\nsocket\n0\n1\n2\n3\n4\n", "1 1\nsocket\n0\n1\n2\n3\n4\n5\n");
+    for (pid, preserved, said) in [("$$", 0, one), ("$$", 1, two), ("1", 0, "\n0\n1\n2\n3\n")] {
+        let mut shell = Command::new("sh");
+        let line = format!(
+            "exec 3<{} 4</dev/null; export LISTEN_FDS=1 LISTEN_PID={pid}; exec {} --root {} run --preserve-fds {preserved} {}",
+            file.display(),
+            program.to_str().unwrap(),
+            b.root().display(),
+            b.id("x")
+        );
+        shell.args(["-c", &line]).current_dir(b.bundle()).stdin(Stdio::null());
+        assert_eq!(finish(shell).out, said, "LISTEN_PID={pid}, {preserved} preserved");
+    }
+}
+
 pub fn signals_are_passed_on(b: &Bench) {
     std::os::unix::fs::symlink("busybox", b.bundle().join("rootfs/bin/touch")).unwrap();
     b.spec(&["sh", "-c", "trap 'exit 9' TERM; trap 'exit 8' HUP; touch /tmp/up; while :; do sleep 0.01; done"], |_| {});
@@ -495,6 +533,8 @@ pub fn spec(b: &Bench) {
     assert!(features["linux"]["namespaces"].as_array().unwrap().iter().any(|n| n == "user"));
     assert!(features["linux"]["seccomp"]["enabled"].as_bool().unwrap());
     assert!(features["linux"]["mountExtensions"]["idmap"]["enabled"].is_boolean());
+    let acted_on = features["potentiallyUnsafeConfigAnnotations"].as_array().unwrap();
+    assert!(acted_on.iter().any(|prefix| prefix == "org.systemd.property."));
     assert!(b.fine(&["--version"]).contains("version"));
 }
 

@@ -201,7 +201,7 @@ pub fn output(host: &Host, bundle: &Bundle, patch: &Value) -> Result<(i32, Strin
     let spec = bundle.spec(patch);
     let (mut reader, writer) = std::io::pipe().unwrap();
     let stdio = Stdio {
-        own: false,
+        own: [false; 3],
         stdin: None,
         stdout: Some(writer.try_clone().unwrap().into()),
         stderr: Some(writer.into()),

@@ -122,7 +122,7 @@ fn another_order_is_noticed() {
     let member = init(&hosts::hybrid(), &spec("cri-2.3-userns-member"), PLAIN).unwrap();
     let (session, again) =
         (find(&member, |o| matches!(o, Op::Setsid)), find(&member, |o| matches!(o, Op::Respawn { .. })));
-    noticed(&reordered(&member, session, again), "the last process before the session");
+    noticed(&reordered(&member, again, session), "the last process before the session");
     let mut sharing = init(&hosts::hybrid(), &spec("cri-2.3-privileged-member"), PLAIN).unwrap();
     let last = sharing.prepare.len() - 1;
     assert!(matches!(sharing.prepare[last].op, Op::ChildrenPid { .. }));

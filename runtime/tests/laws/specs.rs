@@ -103,7 +103,7 @@ pub fn process() -> impl Strategy<Value = Process> {
     let small = (option::of((0..3u16, 0..3u16)), option::of(select(vec!["0", "0-3,7", "1, 3"])));
     (who, what, name, rest, small).prop_map(|(who, what, name, rest, small)| Process {
         terminal: rest.0,
-        console_size: small.0.map(|(height, width)| ConsoleSize { height, width }),
+        console_size: small.0.map(|(height, width)| ConsoleSize { height: height.into(), width: width.into() }),
         user: User { uid: who.0, gid: who.1, umask: who.2, additional_gids: who.3 },
         args: vec![name, "argument".into()],
         env: what.0,

@@ -61,7 +61,7 @@ fn exec_in_a_group_below_that_was_killed() -> Result<(), Failed> {
     }
     let process = process("exec cat /proc/self/cgroup");
     let (reader, writer) = std::io::pipe()?;
-    let stdio = runtime::Stdio { own: false, stdin: None, stdout: Some(writer.into()), stderr: None };
+    let stdio = runtime::Stdio { own: [false; 3], stdin: None, stdout: Some(writer.into()), stderr: None };
     let exec = runtime::Exec { cgroup: &["below".to_owned()], stdio, ..Running::exec(&process) };
     let child = running.container.exec(&host, exec)?;
     let text = std::io::read_to_string(reader)?;

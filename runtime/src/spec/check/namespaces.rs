@@ -64,10 +64,6 @@ pub(super) fn users(spec: &Spec) -> Result<()> {
     let maps = [("uid", &linux.uid_mappings), ("gid", &linux.gid_mappings)];
     for (id, map) in maps {
         let at = format!("/linux/{id}Mappings");
-        if !map.is_empty() && !has(linux, NamespaceKind::User) {
-            let why = "user namespace mappings specified, but user namespace isn't enabled in the config";
-            return Err(Error::invalid(at, why));
-        }
         if map.is_empty() && is_new(linux, NamespaceKind::User) {
             return Err(Error::invalid(at, format!("user namespaces enabled, but no {id} mappings found")));
         }

@@ -23,6 +23,12 @@ pub fn process(p: &Process) -> Result<()> {
     no_nul_in("/args", &p.args)?;
     environment("/env", &p.env)?;
     user(p)?;
+    let size = p.console_size.filter(|_| p.terminal).unwrap_or_default();
+    for (field, value) in [("height", size.height), ("width", size.width)] {
+        if value > u16::MAX.into() {
+            return Err(Error::invalid(format!("/consoleSize/{field}"), "must not be greater than 65535"));
+        }
+    }
     rlimits(&p.rlimits)?;
     if p.oom_score_adj.is_some_and(|n| !(-1000..=1000).contains(&n)) {
         return Err(Error::invalid("/oomScoreAdj", "must be between -1000 and 1000"));
