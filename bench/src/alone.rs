@@ -125,15 +125,19 @@ impl Place {
         words
     }
 
-    fn command(&self, words: &[String]) -> Command {
+    /// With a file for its streams, as engines give it files and pipes: where one is the host's /dev/null, runtimes look for the
+    /// container's.
+    fn command(&self, words: &[String]) -> Outcome<Command> {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).current_dir(&self.bundle.dir);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command
+        let streams =
+            std::fs::File::options().read(true).append(true).create(true).open(self.bundle.dir.join("streams"))?;
+        command.stdin(streams.try_clone()?).stdout(streams.try_clone()?).stderr(streams);
+        Ok(command)
     }
 
     fn finish(&self, words: &[String]) -> Outcome {
-        ended(words, self.command(words).status()?)
+        ended(words, self.command(words)?.status()?)
     }
 }
 
@@ -152,7 +156,7 @@ pub fn run(bed: &Bed, report: &mut Report) -> Outcome {
             let words = place.words(runtime, "run");
             let before = group.cpu()?;
             let started = Instant::now();
-            let mut child = group.within(|| Ok(place.command(&words).spawn()?))?;
+            let mut child = group.within(|| Ok(place.command(&words)?.spawn()?))?;
             ended(&words, child.wait()?)?;
             let took = started.elapsed();
             if round > 0 {
@@ -235,11 +239,11 @@ pub fn by_commands(bed: &Bed, runtime: &Runtime, group: &Group) -> Outcome<Count
     }
     // strace goes with create until the container's process has ended.
     let (create, created) = traced("create");
-    let mut creating = place.command(&create).spawn()?;
+    let mut creating = place.command(&create)?.spawn()?;
     let state = place.words(runtime, "state");
     let end = Instant::now() + Duration::from_secs(30);
     loop {
-        let answer = place.command(&state).stdout(Stdio::piped()).output()?;
+        let answer = place.command(&state)?.stdout(Stdio::piped()).output()?;
         if String::from_utf8_lossy(&answer.stdout).contains("\"created\"") {
             break;
         }

@@ -84,11 +84,11 @@ pub(crate) fn kernel() -> Result<(u32, u32)> {
     }
 }
 
-/// CAP_CHECKPOINT_RESTORE came with 5.9, below our floor, so that the fallback is always right as far as it goes.
+/// CAP_CHECKPOINT_RESTORE came with 5.9, below our floor: it is always there.
 fn last_cap() -> u8 {
     const NEWEST: u8 = 40;
     let exists = |cap: u8| crate::child::call::prctl(libc::PR_CAPBSET_READ, cap.into(), 0, 0, 0).is_ok();
-    if exists(NEWEST) && !exists(NEWEST + 1) {
+    if !exists(NEWEST + 1) {
         return NEWEST;
     }
     let text = kernfs::small("/proc/sys/kernel/cap_last_cap").unwrap_or_default();

@@ -74,6 +74,7 @@ const BOTH: &[Test] = &[
     ("user_namespace_that_forbids_setgroups", config::user_namespace_that_forbids_setgroups),
     ("sysctls_are_not_for_the_network_of_the_host", config::sysctls_are_not_for_the_network_of_the_host),
     ("surroundings_of_hooks", config::surroundings_of_hooks),
+    ("hooks_speak_to_nobody", config::hooks_speak_to_nobody),
     ("poststop_hooks_of_what_has_failed", config::poststop_hooks_of_what_has_failed),
     ("what_is_bound_over_devices", config::what_is_bound_over_devices),
     ("devices_that_are_there", config::devices_that_are_there),

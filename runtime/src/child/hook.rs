@@ -31,11 +31,13 @@ pub struct Hook<'a> {
 /// Runs a hook to its end. Fails with ETIMEDOUT, or with ECHILD when it did not exit with 0; its status is then in the page.
 pub fn run(hook: &Hook<'_>, page: &Page) -> Outcome {
     let state = state(hook)?;
+    // Not the container's streams: a daemon that it leaves behind would hold them, and what it says is for who asks why it failed.
+    let words = call::memfd(Text(c"words".as_ptr().cast()))? as RawFd;
     let mut pidfd: RawFd = -1;
     // By startContainer the filter is there.
     let pid = call::fork_filtered(&mut pidfd);
     if pid == Ok(0) {
-        let _gone = execute(hook, state);
+        let _gone = execute(hook, state, words);
         call::exit(127);
     }
     let _closed = call::close(state);
@@ -50,11 +52,23 @@ pub fn run(hook: &Hook<'_>, page: &Page) -> Outcome {
         return Err(libc::ETIMEDOUT);
     }
     if code == libc::CLD_EXITED && status == 0 {
+        let _closed = call::close(words);
         return Ok(0);
     }
     let status = if code == libc::CLD_EXITED { status } else { 128 + status };
     page.value.store(status as u32, Ordering::Release);
+    let _silent = last_words(words, page);
     Err(libc::ECHILD)
+}
+
+/// The end of what it has said.
+fn last_words(words: RawFd, page: &Page) -> Outcome {
+    let length = call::lseek(words, 0, libc::SEEK_END)?;
+    call::lseek(words, length.saturating_sub(Page::WORDS) as i64, libc::SEEK_SET)?;
+    let mut said = [0; Page::WORDS];
+    call::read(words, &mut said)?;
+    page.keep_words(&said);
+    call::close(words)
 }
 
 /// The state as a file, so that a hook that reads nothing blocks nobody.
@@ -73,8 +87,10 @@ fn state(hook: &Hook<'_>) -> Result<RawFd, i32> {
     Ok(fd)
 }
 
-fn execute(hook: &Hook<'_>, state: RawFd) -> Outcome {
+fn execute(hook: &Hook<'_>, state: RawFd, words: RawFd) -> Outcome {
     call::dup3(state, 0, 0)?;
+    call::dup3(words, 1, 0)?;
+    call::dup3(words, 2, 0)?;
     call::close_range(3, u32::MAX, 0)?;
     if let Some(files) = hook.files {
         let _as_far_as_we_may = call::prlimit(0, libc::RLIMIT_NOFILE, files.soft, files.hard);

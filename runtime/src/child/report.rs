@@ -18,6 +18,19 @@ pub struct Page {
     pub pid: AtomicU32,
     /// Whether the parent has let the child go ahead of time, and whether that waits for it: [`Page::may_go`].
     ahead: AtomicU32,
+    /// The end of what a hook that has failed had said.
+    words: Words,
+}
+
+/// Text of at most so many bytes, four in each; what is left is 0.
+#[repr(transparent)]
+#[derive(Debug)]
+struct Words([AtomicU32; Page::WORDS / 4]);
+
+impl Default for Words {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU32::default()))
+    }
 }
 
 /// Values of [`Page::ahead`].
@@ -25,6 +38,22 @@ const WAITS: u32 = 1;
 const LET_GO: u32 = 2;
 
 impl Page {
+    /// How many bytes of words it takes.
+    pub const WORDS: usize = 512;
+
+    /// Keeps a hook's last words, no more than [`Page::WORDS`] of them.
+    pub fn keep_words(&self, said: &[u8; Self::WORDS]) {
+        for (word, bytes) in self.words.0.iter().zip(said.as_chunks::<4>().0) {
+            word.store(u32::from_ne_bytes(*bytes), Ordering::Release);
+        }
+    }
+
+    /// They, without the white space around them; empty if there are none.
+    pub fn words(&self) -> String {
+        let bytes: Vec<u8> = self.words.0.iter().flat_map(|word| word.load(Ordering::Acquire).to_ne_bytes()).collect();
+        String::from_utf8_lossy(&bytes).trim_matches(|c: char| c == '\0' || c.is_whitespace()).to_owned()
+    }
+
     /// Whether the parent has let the child go already. If not, it will say so on the wire.
     ///
     /// Else it says nothing there: to read its byte would wake it, asleep until it hears of the execve (a socket's reader
@@ -52,6 +81,7 @@ impl Page {
             errno: word(1).cast_signed().into(),
             value: word(2).into(),
             pid: word(3).into(),
+            words: Words(std::array::from_fn(|i| word(5 + i).into())),
             ..Self::default()
         })
     }

@@ -36,7 +36,8 @@ pub fn stdio() -> Stdio {
 /// How many sockets a service manager hands over to us, from descriptor 3 on (sd_listen_fds(3)).
 fn listening() -> u32 {
     let number = |name: &str| std::env::var(name).ok().and_then(|word| word.parse().ok());
-    if number("LISTEN_PID") == Some(std::process::id()) { number("LISTEN_FDS").unwrap_or(0) } else { 0 }
+    let ours = number("LISTEN_PID").is_some_and(|pid| pid == std::process::id());
+    if ours { number("LISTEN_FDS").unwrap_or(0) } else { 0 }
 }
 
 /// How many descriptors from 3 on the process inherits: the sockets, and what is asked for behind them.

@@ -40,9 +40,7 @@ impl Unborn {
         let scratch = Page::default();
         let prepared = run(image, Section::Prepare, &scratch);
         let cloned = prepared
-            .map_err(|Stop { step, errno }| {
-                fault::sentence(plan, Section::Prepare, step.into(), errno, scratch.value())
-            })
+            .map_err(|Stop { step, errno }| fault::sentence(plan, Section::Prepare, step.into(), errno, &scratch))
             .and_then(|()| {
                 reap::born(|| {
                     let (pid, pidfd, maker) = if plan.by_thread().is_none() {
@@ -106,7 +104,7 @@ impl Drop for Unborn {
 
 /// Why the child's section was not carried out.
 fn failed(plan: &Plan, report: &Report) -> Error {
-    fault::sentence(plan, Section::Child, report.step(), report.errno(), report.value())
+    fault::sentence(plan, Section::Child, report.step(), report.errno(), report.page())
 }
 
 /// Blocks until a pidfd tells that its process has ended.
@@ -254,7 +252,7 @@ impl Dialogue<'_> {
     fn section(&self, image: &mut Image<'_>, section: Section) -> Result<()> {
         let scratch = Page::default();
         run(image, section, &scratch)
-            .map_err(|Stop { step, errno }| fault::sentence(self.plan, section, step.into(), errno, scratch.value()))
+            .map_err(|Stop { step, errno }| fault::sentence(self.plan, section, step.into(), errno, &scratch))
     }
 
     /// Somebody inside, who sees it, has stopped the child: it would stay so, in the midst of its way into the container.

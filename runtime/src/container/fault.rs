@@ -2,13 +2,14 @@
 
 use rustix::io::Errno;
 
+use crate::child::report::Page;
 use crate::error::{Error, Kind, apparmor, describe};
 use crate::plan::print::call;
 use crate::plan::{Op, Plan, Section};
 use crate::reap::End;
 
-/// The error of a failed step. `value` is what the step told beside it.
-pub fn sentence(plan: &Plan, section: Section, step: usize, errno: i32, value: u32) -> Error {
+/// The error of a failed step. `page` has what the step told beside it.
+pub fn sentence(plan: &Plan, section: Section, step: usize, errno: i32, page: &Page) -> Error {
     let errno = Errno::from_raw_os_error(errno);
     let Some(failed) = plan.section(section).get(step) else {
         return Error::sys(section.name(), format!("step {step}"), errno);
@@ -21,7 +22,7 @@ pub fn sentence(plan: &Plan, section: Section, step: usize, errno: i32, value: u
         let name = plan.text(sysctl);
         return Error::invalid(from, format!("sysctl {name:?} not allowed in host network namespace"));
     }
-    if let Some(reason) = known(plan, &failed.op, errno, value) {
+    if let Some(reason) = known(plan, &failed.op, errno, page) {
         let kind = if matches!(failed.op, Op::Hook { .. }) { Kind::Kernel } else { Kind::Invalid };
         let mut error = Error::new(kind, "", "", reason);
         error.errno = None;
@@ -43,7 +44,7 @@ fn label(plan: &Plan, op: &Op, errno: Errno) -> Error {
 }
 
 /// Sentences that clients know from runc (shim contract, error text); see moby's daemon/errors.go.
-fn known(plan: &Plan, op: &Op, errno: Errno, value: u32) -> Option<String> {
+fn known(plan: &Plan, op: &Op, errno: Errno, page: &Page) -> Option<String> {
     let words = describe(errno);
     Some(match *op {
         Op::LookupFailed { name } => format!("exec: {:?}: executable file not found in $PATH", plan.text(name)),
@@ -63,7 +64,9 @@ fn known(plan: &Plan, op: &Op, errno: Errno, value: u32) -> Option<String> {
         }
         Op::CheckCwd if errno == Errno::NOENT => "current working directory is outside of container mount namespace root -- possible container breakout detected".into(),
         Op::Hook { path, .. } if errno == Errno::CHILD => {
-            format!("{}: hook {:?} failed: exit status {value}", plan_pointer(plan, op), plan.text(path))
+            let (value, said) = (page.value(), page.words());
+            let said = if said.is_empty() { said } else { format!(", it said: {said}") };
+            format!("{}: hook {:?} failed: exit status {value}{said}", plan_pointer(plan, op), plan.text(path))
         }
         Op::Hook { path, timeout, .. } if errno == Errno::TIMEDOUT => {
             format!("{}: hook {:?} ran past specified timeout of {timeout}s", plan_pointer(plan, op), plan.text(path))

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::hooks::Subject;
 use crate::error::{Error, Result};
+use crate::plan::hooks::STATE_VERSION;
 
 /// How long the agent may take to accept the connection, and to read.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,12 +27,12 @@ pub fn hand_over(pidfd: BorrowedFd<'_>, number: u32, pid: u32, subject: Subject<
     let flags = rustix::process::PidfdGetfdFlags::empty();
     let fd = rustix::process::pidfd_getfd(pidfd, number.cast_signed(), flags).map_err(|e| failed("pidfd_getfd", e))?;
     let state = json!({
-        "ociVersion": "1.2.1",
+        "ociVersion": STATE_VERSION,
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": profile.listener_metadata,
         "state": {
-            "ociVersion": "1.2.1", "id": subject.id, "status": subject.status, "pid": subject.pid,
+            "ociVersion": STATE_VERSION, "id": subject.id, "status": subject.status, "pid": subject.pid,
             "bundle": subject.bundle, "annotations": subject.spec.annotations,
         },
     });

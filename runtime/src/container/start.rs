@@ -203,7 +203,7 @@ fn explain(request: &Request, record: &Record, report: &Page) -> Result<()> {
     }
     match report.errno() {
         0 => Err(fault::killed(&plan, report.step(), Some(End::Killed { signal: libc::SIGKILL, core: false }), false)),
-        errno => Err(fault::sentence(&plan, Section::Child, report.step(), errno, report.value())),
+        errno => Err(fault::sentence(&plan, Section::Child, report.step(), errno, report)),
     }
 }
 

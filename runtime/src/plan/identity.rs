@@ -283,29 +283,31 @@ impl Compiler<'_> {
         self.b.bind(device);
     }
 
-    /// The host's /dev/null, and over it the container's, so that nothing of the host's stays open; but only if the
-    /// container's is what it should be (CVE-2026-88265).
+    /// The container's /dev/null, so that nothing of the host's stays open; but only if it is what it should be (CVE-2026-88265). Else
+    /// the host's.
     fn null_streams(&mut self, fds: &[i32]) {
         let host = self.host_null();
-        for to in fds {
-            self.b.op(Op::Dup { slot: host, to: *to });
-        }
         let dir = self.container_root();
         let (probe, own) = (self.b.scratch("container's /dev/null"), self.b.scratch("null"));
-        let done = self.b.label();
+        let (hosts, done) = (self.b.label(), self.b.label());
         let path = self.b.str("dev/null");
         let place = PLACE | NOFOLLOW;
         let resolve = resolve::IN_ROOT | resolve::NO_SYMLINKS;
         let dir = Dir::At(dir);
-        self.b.op_on(Op::Open { dir, path, flags: place, mode: 0, resolve, into: probe }, &[(Edge::ANY, done)]);
+        self.b.op_on(Op::Open { dir, path, flags: place, mode: 0, resolve, into: probe }, &[(Edge::ANY, hosts)]);
         let dev = libc::makedev(1, 3);
-        self.b.op_on(Op::CheckNode { slot: probe, mode: libc::S_IFCHR, dev }, &[(Edge::ANY, done)]);
+        self.b.op_on(Op::CheckNode { slot: probe, mode: libc::S_IFCHR, dev }, &[(Edge::ANY, hosts)]);
         let flags = (libc::O_RDWR | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK) as u32;
-        self.b.op_on(Op::Open { dir, path, flags, mode: 0, resolve, into: own }, &[(Edge::ANY, done)]);
+        self.b.op_on(Op::Open { dir, path, flags, mode: 0, resolve, into: own }, &[(Edge::ANY, hosts)]);
         // What was looked at and what was opened may differ while others write to the rootfs.
-        self.b.op_on(Op::CheckNode { slot: own, mode: libc::S_IFCHR, dev }, &[(Edge::ANY, done)]);
+        self.b.op_on(Op::CheckNode { slot: own, mode: libc::S_IFCHR, dev }, &[(Edge::ANY, hosts)]);
+        for (i, to) in fds.iter().enumerate() {
+            let edges: &[_] = if i + 1 == fds.len() { &[(0, done)] } else { &[] };
+            self.b.op_on(Op::Dup { slot: own, to: *to }, edges);
+        }
+        self.b.bind(hosts);
         for to in fds {
-            self.b.op(Op::Dup { slot: own, to: *to });
+            self.b.op(Op::Dup { slot: host, to: *to });
         }
         self.b.bind(done);
     }

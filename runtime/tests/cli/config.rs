@@ -351,6 +351,25 @@ pub fn surroundings_of_hooks(b: &Bench) {
     assert_eq!(text, format!("{}\n0022\n0022\n0022\n", b.bundle().display()));
 }
 
+/// What they say is no output of the container's; of one that fails it tells why.
+pub fn hooks_speak_to_nobody(b: &Bench) {
+    let words = "cat > /dev/null; echo noise; echo more >&2";
+    for hook in ["createRuntime", "createContainer", "startContainer"] {
+        b.spec(&["echo", "payload"], |s| {
+            s["hooks"] = json!({hook: [{"path": "/bin/sh", "args": ["sh", "-c", words]}]});
+        });
+        let said = b.say(&["run", &b.id(hook)]);
+        assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (0, "payload\n", ""), "{hook}");
+        b.spec(&["echo", "payload"], |s| {
+            let fails = format!("head -c 2000 /dev/zero | tr '\\0' -; {words}; echo its reason >&2; exit 3");
+            s["hooks"] = json!({hook: [{"path": "/bin/sh", "args": ["sh", "-c", fails]}]});
+        });
+        let said = b.say(&["run", &b.id(&format!("{hook}-fails"))]);
+        assert!(said.code != 0 && said.out.is_empty(), "{hook}: {}", said.out);
+        assert!(said.err.contains("exit status") && said.err.contains("its reason"), "{hook}: {}", said.err);
+    }
+}
+
 /// It is handed over by the create, whose end nobody waits for.
 pub fn listener_of_a_create(b: &Bench) {
     let (id, agent) = (b.id("x"), b.path("agent"));
