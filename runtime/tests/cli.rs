@@ -38,6 +38,7 @@ const BOTH: &[Test] = &[
     ("list", life::list),
     ("pause", life::pause),
     ("killed_without_a_pid_namespace", life::killed_without_a_pid_namespace),
+    ("killed_before_its_start", life::killed_before_its_start),
     ("killed_while_paused", life::killed_while_paused),
     ("update_and_statistics", life::update_and_statistics),
     ("events_without_an_oom_killer", life::events_without_an_oom_killer),

@@ -168,6 +168,20 @@ pub fn kill(b: &Bench) {
     assert_eq!(b.status(&id), "running");
 }
 
+/// What would end a program ends what waits for its start, though that is the first process of a pid namespace, which
+/// signals without a handler do not reach.
+pub fn killed_before_its_start(b: &Bench) {
+    for signal in ["HUP", "TERM", "KILL"] {
+        let id = b.id(signal);
+        b.spec(&["sleep", "1000"], |_| {});
+        b.detached(&["create", &id]);
+        b.fine(&["kill", &id, signal]);
+        b.wait_for(&id, "stopped");
+        b.fails(&["start", &id], "");
+        b.fine(&["delete", &id]);
+    }
+}
+
 pub fn list(b: &Bench) {
     let (one, two) = (b.id("1"), b.id("2"));
     assert_eq!(b.fine(&["list", "-q"]), "");
