@@ -126,7 +126,12 @@ impl Record {
             current: &|controller, file| self.current(controller, file),
             unified: self.is_unified(),
         };
-        let writes = limits::list(r, &host)?;
+        limits::list(r, &host)
+    }
+
+    /// The same for a new group. One that has become threaded since keeps the domain controllers that it has.
+    fn first_writes(&self, r: &Resources) -> Result<Vec<limits::Write>> {
+        let writes = self.writes(r)?;
         limits::refuse_threaded(&writes, self)?;
         Ok(writes)
     }
@@ -157,8 +162,6 @@ pub struct Cgroup {
     unsettled: Mutex<systemd::Unsettled>,
     /// Its version 2 group was there before us, and may have been killed once: see [`Cgroup::attach_below`].
     used: bool,
-    /// Its version 2 group was made by us as a domain, and nobody has been in it who could have made it threaded.
-    domain: AtomicBool,
 }
 
 impl Cgroup {
@@ -184,9 +187,8 @@ impl Cgroup {
             tree::refuse_taken(&dir)?;
         }
         let used = record.unified.as_ref().is_some_and(|place| !made.contains(&place.dir()));
-        let domain = AtomicBool::new(made.domain);
         made.keep();
-        Ok(Cgroup { used, domain, ..Cgroup::at(record) })
+        Ok(Cgroup { used, ..Cgroup::at(record) })
     }
 
     /// The groups of a container that exists, from what [`Cgroup::record`] gave. They may be gone; then the calls on
@@ -224,7 +226,6 @@ impl Cgroup {
             cooled: AtomicBool::new(false),
             unsettled: Mutex::default(),
             used: false,
-            domain: AtomicBool::new(false),
         }
     }
 
@@ -277,6 +278,10 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::apply`]; then the limits are again what they were, but for those of single devices that had none.
     pub fn update(&self, r: &Resources) -> Result<()> {
+        if r.pids.as_ref().is_some_and(|pids| pids.limit == Some(0)) {
+            // Who asks may have no other way to say that there is none (LinuxPids of runtime-spec 1.2).
+            return self.update(&Resources { pids: None, ..r.clone() });
+        }
         let mut writes = self.record.writes(r)?;
         let mut before = limits::before(&writes, &self.record);
         let tell = |writes: &mut [limits::Write]| match &self.record.systemd {
@@ -308,7 +313,7 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::apply`].
     pub fn limit(&self, r: &Resources) -> Result<()> {
-        let mut writes = self.record.writes(r)?;
+        let mut writes = self.record.first_writes(r)?;
         if self.record.systemd.is_some() {
             systemd::round(&self.record, &mut writes)?;
         }
@@ -345,6 +350,12 @@ impl Cgroup {
     pub fn freezer_state(&self) -> Result<Freezer> {
         let (version, dir) = self.freezer()?;
         freeze::state(&dir, version)
+    }
+
+    /// True if a process that enters the group would stand still, whoever asked for it: the client, an administrator, somebody
+    /// above.
+    pub fn holds_still(&self) -> bool {
+        self.record.freezer().is_some_and(|(version, dir)| freeze::held(&dir, version).unwrap_or_default())
     }
 
     /// True if this group was frozen and all of it stands still.
@@ -491,11 +502,16 @@ impl Cgroup {
         stopped.and(self.remove_groups(removed))
     }
 
-    /// [`Cgroup::kill`] with SIGKILL and [`Cgroup::remove`]; without the former when nobody is left to be killed.
+    /// [`Cgroup::remove`] once the first process has been killed. `shares_pids`: that does not end the others, and whoever is in
+    /// the groups gets SIGKILL before. With a pid namespace of its own a container leaves nobody behind: who is there
+    /// then is a stranger (a container below ours, another runtime's process), and lives.
     ///
     /// # Errors
-    /// As there.
-    pub fn end(&self) -> Result<()> {
+    /// As there, and of [`Cgroup::kill`].
+    pub fn end(&self, shares_pids: bool) -> Result<()> {
+        if !shares_pids {
+            return self.remove();
+        }
         let (empty, removed) = self.was_empty();
         if !empty {
             self.kill(libc::SIGKILL)?;

@@ -177,7 +177,7 @@ impl Container {
             }
             Err(error) => {
                 // The error that matters is the first one; a group that stays is found by the next create.
-                let _removed = cgroup.end();
+                let _removed = cgroup.end(!compile::makes_pid_namespace(spec));
                 if begun {
                     // Nobody deletes what was never made: an address that a createRuntime hook has taken would stay taken.
                     poststop(id, bundle, spec);
@@ -357,7 +357,9 @@ impl Container {
     /// if it fails.
     pub fn delete(&self) -> Result<()> {
         drop(self.parked.lock().unwrap_or_else(PoisonError::into_inner).take());
-        undo(&self.cgroup, &self.id, &self.bundle, Some(&self.spec))
+        // It is gone already, but where its making fails late.
+        let _killed = self.signal(libc::SIGKILL);
+        undo(&self.cgroup, self.shares_pid_namespace(), &self.id, &self.bundle, Some(&self.spec))
     }
 
     fn subject(&self, status: &'static str) -> hooks::Subject<'_> {
@@ -367,8 +369,8 @@ impl Container {
 }
 
 /// How every container ends, whoever ends it. The hooks are run once: when all else has been done.
-fn undo(cgroup: &Cgroup, id: &str, bundle: &Path, spec: Option<&Spec>) -> Result<()> {
-    cgroup.end()?;
+fn undo(cgroup: &Cgroup, shares_pids: bool, id: &str, bundle: &Path, spec: Option<&Spec>) -> Result<()> {
+    cgroup.end(shares_pids)?;
     if let Some(spec) = spec {
         poststop(id, bundle, spec);
     }

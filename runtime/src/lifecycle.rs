@@ -12,7 +12,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
-pub use refusal::{Class, Refusal};
+pub use refusal::{Class, EXEC_WHILE_PAUSED, Refusal};
 pub use words::{Effect, Event, Exit, Input, Job, State, Status, Who};
 
 use refusal::Verb;
@@ -112,6 +112,13 @@ impl Lifecycle {
     /// Whether a signal has to wait until the process has executed its program, before which it would be lost. SIGKILL is not.
     pub fn is_too_early(&self, who: &Who, signal: i32) -> bool {
         self.is_starting(who) || who.is_none() && self.state == State::Starting && signal != SIGKILL
+    }
+
+    /// Whether the freezer is at work, or the start is: then a pause and a resume wait for their turn, as with containerd's
+    /// own shim, whose requests exclude each other. To refuse the resume of a pause that takes long would leave the container
+    /// frozen.
+    pub fn is_too_early_for_freezer(&self) -> bool {
+        matches!(self.state, State::Starting | State::Pausing | State::Resuming)
     }
 
     /// Takes one input. A refusal changes nothing; its text and class are what the client gets.
@@ -217,23 +224,18 @@ impl Lifecycle {
                     *exec = Exec::Starting;
                     Ok(vec![Effect::Run(Job::StartExec(id))])
                 }
+                Exec::Added | Exec::Failed if matches!(state, Pausing | Paused | Resuming) => {
+                    Err(Refusal::exec_while_paused())
+                }
                 Exec::Added | Exec::Failed => refusal::in_state(&Input::StartExec(id), state),
             },
 
             (Input::Kill { who: None, signal }, Created) if ENDING.contains(&signal) => Ok(self.kill_init()),
-            (Input::Kill { who: None, signal }, Created | Starting | Running) => Ok(self.signal_init(signal)),
+            (Input::Kill { who: None, signal }, Created | Starting | Running | Paused) => Ok(self.signal_init(signal)),
             // It may have come too late for a v1 group, and thaw and freeze would get in each other's way.
             (Input::Kill { who: None, signal }, Pausing | Resuming) => {
                 self.thaw_due |= signal == SIGKILL;
                 Ok(self.signal_init(signal))
-            }
-            (Input::Kill { who: None, signal }, Paused) => {
-                let mut effects = self.signal_init(signal);
-                // A frozen v1 group acts on no signal, not even this one (runc thaws as well).
-                if signal == SIGKILL {
-                    effects.push(Effect::Run(Job::Thaw));
-                }
-                Ok(effects)
             }
             (Input::Kill { who: None, signal: _ }, Dying) => Ok(Vec::new()),
             (Input::Kill { who: None, .. }, Stopping | Stopped | Deleting) => Err(Refusal::finished()),
@@ -325,6 +327,9 @@ impl Lifecycle {
         if signal == SIGKILL && self.shares_pids {
             self.killing = true;
             effects.push(Effect::Run(Job::KillAll));
+        } else if signal == SIGKILL && !matches!(self.state, State::Pausing | State::Resuming) {
+            // A frozen v1 group acts on no signal, not even this one, and others than we may have frozen it (runc thaws as well).
+            effects.push(Effect::Run(Job::Thaw));
         }
         effects
     }

@@ -202,6 +202,12 @@ impl Spec {
             uid_mappings.clear();
             gid_mappings.clear();
         }
+        if let Some(pids) = &mut spec.linux.resources.pids
+            && pids.limit == Some(0)
+            && is_before_1_3(&spec.oci_version)
+        {
+            pids.limit = None;
+        }
         check::spec(&spec)?;
         Ok(spec)
     }
@@ -210,6 +216,12 @@ impl Spec {
     pub fn load(bundle: &Path) -> Result<Self> {
         Self::parse(&read_config(bundle)?)
     }
+}
+
+/// Before 1.3 the Go types had no other way to say that there is no limit for processes than 0.
+fn is_before_1_3(version: &str) -> bool {
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
+    (numbers.next(), numbers.next()) < (Some(1), Some(3))
 }
 
 /// The text of a bundle's config.json.

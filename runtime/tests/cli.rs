@@ -40,6 +40,8 @@ const BOTH: &[Test] = &[
     ("killed_without_a_pid_namespace", life::killed_without_a_pid_namespace),
     ("killed_before_its_start", life::killed_before_its_start),
     ("killed_while_paused", life::killed_while_paused),
+    ("stranger_below_its_group", life::stranger_below_its_group),
+    ("no_limit_for_processes", life::no_limit_for_processes),
     ("update_and_statistics", life::update_and_statistics),
     ("events_without_an_oom_killer", life::events_without_an_oom_killer),
     ("update_that_is_refused", life::update_that_is_refused),

@@ -296,7 +296,7 @@ pause   running ok
 pause   paused  cannot pause a paused container
 pause   stopped cannot pause a stopped container
 resume  created cannot resume task in created state
-resume  running cannot resume a running container
+resume  running cannot resume a running process
 resume  paused  ok
 resume  stopped cannot resume a stopped container
 update  created ok

@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -142,13 +141,8 @@ impl Cgroup {
         let mut tasks = self.tasks.get(*below == Below::default(), || self.open_tasks(below))?;
         let Some(place) = &self.record.unified else { return Ok(Attach { into: None, tasks }) };
         let dir = below.dir(place);
-        // The first attach is that of the first process.
-        let domain = self.domain.swap(false, Ordering::Relaxed);
-        let threaded = !domain && file::get(&dir.join("cgroup.type")).is_ok_and(|t| t.trim() == "threaded");
-        if threaded || by_file {
-            // A threaded group takes threads one by one; the child of a clone is one.
-            let path = dir.join(if threaded { "cgroup.threads" } else { "cgroup.procs" });
-            tasks.push(open(&path)?);
+        if by_file {
+            tasks.push(open(&dir.join("cgroup.procs"))?);
             return Ok(Attach { into: None, tasks });
         }
         let fd = file::open(&dir, OFlags::DIRECTORY | OFlags::PATH).map_err(|e| file::fault("open", &dir, e))?;

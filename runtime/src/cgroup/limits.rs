@@ -95,7 +95,8 @@ pub(super) fn list(r: &Resources, host: &Host<'_>) -> Result<Vec<Write>> {
     if let Some(pids) = &r.pids {
         list.controller = "pids";
         if let Some(limit) = pids.limit {
-            let value = if limit < 0 { "max".to_owned() } else { limit.to_string() };
+            // systemd takes no 0, and who is in the group counts already: runc 1.4 writes 1 as well.
+            let value = if limit < 0 { "max".to_owned() } else { limit.max(1).to_string() };
             list.put("pids/limit", "pids.max", value, Rule::Must);
         }
     }

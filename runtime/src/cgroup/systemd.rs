@@ -80,7 +80,7 @@ impl Cgroup {
         }
         refuse_used(&record)?;
         record.systemd = Some(unit.clone());
-        let mut writes = record.writes(&spec.linux.resources)?;
+        let mut writes = record.first_writes(&spec.linux.resources)?;
         let mut manager = Manager::connect(unit.user)?;
         let systemd = manager.version()?;
         let keeper = if unit.is_slice() { None } else { Some(Keeper::new()?) };

@@ -18,8 +18,6 @@ use crate::kernfs;
 #[derive(Default)]
 pub(super) struct Made {
     dirs: Vec<PathBuf>,
-    /// The version 2 group is new and of type `domain`.
-    pub(super) domain: bool,
 }
 
 impl Made {
@@ -181,7 +179,6 @@ fn make_v2(place: &Place, made: &mut Made) -> Result<()> {
     if domain && made.leaf(&leaf)? {
         let on = file::words(&leaf.with_file_name("cgroup.subtree_control"))?;
         if place.controllers.iter().all(|c| on.contains(c)) {
-            made.domain = made.contains(&leaf);
             return Ok(());
         }
     }

@@ -7,7 +7,6 @@ use std::path::Path;
 use runtime::container::start::{abandon, start_parked};
 use runtime::death::is_dying;
 use runtime::lifecycle::ENDING;
-use runtime::plan::compile::makes_pid_namespace;
 use runtime::spec::{self, Spec, check};
 use runtime::{Child, Container, Create, Error, Host, Kind, Result, StartBy, Stdio, reap};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -165,7 +164,7 @@ pub fn kill(context: &Context<'_>, args: &args::Kill) -> Result<()> {
     if args.all {
         return found.cgroup()?.kill(signal);
     }
-    if signal == libc::SIGKILL && !found.record.spec().is_ok_and(|spec| makes_pid_namespace(&spec)) {
+    if signal == libc::SIGKILL && found.record.shares_pids() {
         // The end of init ends no others then (runc kills all of them as well). Without groups there is init alone.
         let cgroup = found.cgroup()?;
         if cgroup.pids().is_ok_and(|pids| !pids.is_empty()) {

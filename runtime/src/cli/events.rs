@@ -94,6 +94,8 @@ fn v1(s: &StatsV1, raw: &BTreeMap<String, u64>) -> Value {
 fn v2(s: &StatsV2, raw: &BTreeMap<String, u64>) -> Value {
     let m = &s.memory;
     let nano = |micro: u64| micro.saturating_mul(1000);
+    // Version 1 counts memory in what it calls swap, and so do runc's events; no limit is the greatest number.
+    let both = u64::saturating_add;
     let mut bytes = Vec::new();
     let mut operations = Vec::new();
     for io in &s.io.usage {
@@ -115,7 +117,8 @@ fn v2(s: &StatsV2, raw: &BTreeMap<String, u64>) -> Value {
         "memory": {
             "cache": m.stat.file,
             "usage": {"limit": m.usage_limit, "usage": m.usage, "max": m.max_usage, "failcnt": 0},
-            "swap": {"limit": m.swap_limit, "usage": m.swap_usage, "max": m.swap_max_usage, "failcnt": 0},
+            "swap": {"limit": both(m.swap_limit, m.usage_limit), "usage": both(m.swap_usage, m.usage),
+                     "max": both(m.swap_max_usage, m.max_usage), "failcnt": 0},
             "raw": raw,
             "psi": psi(m.psi.as_ref()),
             "event_count": events

@@ -1,6 +1,7 @@
 //! `exec`: another process in a container, described by options or by a file.
 #![forbid(unsafe_code)]
 
+use runtime::lifecycle::EXEC_WHILE_PAUSED;
 use runtime::spec::{Capabilities, Process, check, from_json};
 use runtime::{Container, Error, Exec, Host, Kind, Result, Stdio, reap};
 
@@ -15,7 +16,7 @@ pub fn exec(context: &Context<'_>, args: &args::Exec) -> Result<u8> {
     match found.status()? {
         Status::Stopped => return refuse("cannot exec in a stopped container"),
         Status::Paused if !args.ignore_paused => {
-            return refuse("cannot exec in a paused container (use --ignore-paused to override)");
+            return refuse(EXEC_WHILE_PAUSED);
         }
         _ => {}
     }

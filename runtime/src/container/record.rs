@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::start::Request;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Kind, Result};
+use crate::plan::compile::makes_pid_namespace;
 use crate::spec::Spec;
 
 /// The form of the file; a newer mini reads older forms.
@@ -42,6 +43,9 @@ pub struct Record {
     /// What its start has to know, if that comes from another process; an older mini wrote a file of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parked: Option<Request>,
+    /// The end of init does not end the others, see [`super::Container::shares_pid_namespace`]; an older mini did not write it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shares_pids: Option<bool>,
     /// There are poststop hooks to be run; an older mini did not write it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poststop: Option<bool>,
@@ -77,6 +81,7 @@ impl Record {
             rootfs: bundle.join(spec.root.as_ref().map_or("", |root| &root.path)),
             cgroup: cgroup.record(),
             parked,
+            shares_pids: Some(!makes_pid_namespace(spec)),
             poststop: Some(!spec.hooks.poststop.is_empty()),
             config: None,
         })
@@ -153,27 +158,45 @@ impl Record {
         Ok(self.pid != 0 && start_time(self.pid)? == Some(self.start_time))
     }
 
-    /// Sends SIGKILL to init and to everybody in its group, and waits for nobody; what fails, [`Record::destroy`] tells.
-    pub fn kill(&self) {
-        let _gone = self.init().map(|init| init.map(|init| crate::reap::signal(&init, libc::SIGKILL)));
-        let _gone = Cgroup::recorded(&self.cgroup).and_then(|cgroup| cgroup.kill(libc::SIGKILL));
+    /// True when the end of init does not end the other processes by itself. Of an older mini's container without a bundle
+    /// nobody knows.
+    pub fn shares_pids(&self) -> bool {
+        self.shares_pids.unwrap_or_else(|| !self.spec().is_ok_and(|spec| makes_pid_namespace(&spec)))
     }
 
-    /// Ends what is left of the container: kills its group, removes it, and runs the poststop hooks. May be called again if
-    /// it fails.
+    /// Sends SIGKILL to all processes of the container, and waits for nobody; what fails, [`Record::destroy`] tells.
+    pub fn kill(&self) {
+        let _gone = self.kill_in(&Cgroup::recorded(&self.cgroup));
+    }
+
+    fn kill_in(&self, cgroup: &Result<Cgroup>) -> Result<()> {
+        let Some(init) = self.init()? else { return Ok(()) };
+        // Gone meanwhile is as good as killed.
+        let _killed = crate::reap::signal(&init, libc::SIGKILL);
+        if let Ok(cgroup) = cgroup {
+            if self.shares_pids() {
+                let _killed = cgroup.kill(libc::SIGKILL);
+            } else if cgroup.is_frozen().unwrap_or_default() {
+                // On version 1 it could not die.
+                let _thawed = cgroup.thaw();
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what is left of the container: kills its processes, removes its group, and runs the poststop hooks. May be called
+    /// again if it fails.
     pub fn destroy(&self) -> Result<()> {
-        let known = self.init().map(|init| {
-            // Gone meanwhile is as good as killed.
-            let _killed = init.map(|init| crate::reap::signal(&init, libc::SIGKILL));
-        });
-        self.clear(&Cgroup::recorded(&self.cgroup)?).and(known)
+        let cgroup = Cgroup::recorded(&self.cgroup);
+        let known = self.kill_in(&cgroup);
+        self.clear(&cgroup?).and(known)
     }
 
     /// [`Record::destroy`] when init is known to have ended, and the group is open.
     pub fn clear(&self, cgroup: &Cgroup) -> Result<()> {
         // Without a bundle nobody knows of hooks.
         let spec = if self.poststop == Some(false) { None } else { self.spec().ok() };
-        super::undo(cgroup, &self.id, &self.bundle, spec.as_ref())
+        super::undo(cgroup, self.shares_pids(), &self.id, &self.bundle, spec.as_ref())
     }
 }
 

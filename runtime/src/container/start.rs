@@ -129,7 +129,9 @@ pub fn abandon(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let cgroup = Cgroup::recorded(&groups)?;
-    cgroup.kill(libc::SIGKILL)?;
+    if is_parked(dir)? {
+        cgroup.kill(libc::SIGKILL)?;
+    }
     cgroup.remove()
 }
 

@@ -73,11 +73,19 @@ impl Refusal {
         Self::new(Class::FailedPrecondition, "process not created: failed precondition")
     }
 
+    /// An exec that was added before the pause.
+    pub fn exec_while_paused() -> Self {
+        Self::unknown(format!("OCI runtime exec failed: exec failed: {EXEC_WHILE_PAUSED}"))
+    }
+
     /// An exec in a container that has ended.
     pub fn init_not_running(id: &str) -> Self {
         Self::new(Class::FailedPrecondition, format!("container {id} init process is not running: failed precondition"))
     }
 }
+
+/// runc's words, which name an option of its command line.
+pub const EXEC_WHILE_PAUSED: &str = "cannot exec in a paused container (use --ignore-paused to override)";
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -108,6 +116,7 @@ impl Verb {
             Self::Pause if state == "created" => "cannot pause task in created state".into(),
             Self::Pause => format!("cannot pause a {state} container"),
             Self::Resume if state == "created" => "cannot resume task in created state".into(),
+            Self::Resume if state == "running" => "cannot resume a running process".into(),
             Self::Resume => format!("cannot resume a {state} container"),
             Self::Update => format!("cannot update a {state} container"),
         })

@@ -55,7 +55,7 @@ pub fn kill_sub_groups() -> Done {
 /// Nobody, a few, some below, and one that another tool has put into the version 1 freezer alone: all are gone afterwards.
 pub fn end() -> Done {
     let ended = |group: &Group| {
-        group.0.end().unwrap();
+        group.0.end(true).unwrap();
         assert!(dirs(group).iter().all(|dir| !dir.exists()));
     };
     let group = Group::new("end");

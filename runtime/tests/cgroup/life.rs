@@ -197,9 +197,14 @@ fn threaded() -> Done {
     };
     let error = group.0.apply(&resources(json)).unwrap_err().to_string();
     assert!(error.contains("with domain controllers -- it is in threaded mode"), "{error}");
-    let attach = group.0.attach().unwrap();
-    assert!(attach.into.is_none());
-    assert!(attach.tasks.last().unwrap().0.ends_with("cgroup.threads"));
+    // What has become the domain of threads keeps the controllers that it has.
+    parent.0.update(&resources(json)).unwrap();
+    // Who comes from another domain has to come as a whole.
+    let mut process = start(&group, "sleep");
+    let own = format!("0::/{}\n", group.0.record().unified.unwrap().group);
+    eventually("inside", || process.groups().contains(&own));
+    group.0.kill(libc::SIGKILL).unwrap();
+    assert_eq!(process.wait(Duration::from_secs(5)), Some(137));
     // It has no list of processes, and its threads are not all processes.
     for (whole, signal) in [(&parent, libc::SIGTERM), (&group, libc::SIGTERM), (&group, libc::SIGKILL)] {
         let mut process = start(&parent, "threads");

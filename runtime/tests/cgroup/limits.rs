@@ -165,8 +165,8 @@ const CASES: &[Case] = &[
         "pids zero",
         ["pids", "pids"],
         r#"{"pids": {"limit": 0}}"#,
-        Files(&[("pids.max", "0")]),
-        Files(&[("pids.max", "0")]),
+        Files(&[("pids.max", "1")]),
+        Files(&[("pids.max", "1")]),
     ),
     case(
         "pids unlimited",

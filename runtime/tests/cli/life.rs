@@ -233,6 +233,33 @@ pub fn killed_without_a_pid_namespace(b: &Bench) {
     b.fine(&["delete", &id]);
 }
 
+/// Whoever is in the groups of a container that has ended, with a pid namespace of its own, is a stranger.
+pub fn stranger_below_its_group(b: &Bench) {
+    let (id, below) = (b.id("x"), b.id("below"));
+    let path = |spec: &mut Value, path: String| spec["linux"]["cgroupsPath"] = path.into();
+    b.spec(&["sleep", "1000"], |s| path(s, format!("/{id}")));
+    b.detached(&["run", "-d", &id]);
+    b.spec(&["sleep", "1000"], |s| path(s, format!("/{id}/below")));
+    b.detached(&["run", "-d", &below]);
+    b.fine(&["kill", &id, "KILL"]);
+    b.wait_for(&id, "stopped");
+    b.fails(&["delete", &id], "");
+    assert_eq!(b.status(&below), "running");
+    b.fine(&["delete", "-f", &below]);
+    b.fine(&["delete", &id]);
+}
+
+/// 0 is no limit: so says who has no other way to say it (LinuxPids of runtime-spec 1.2).
+pub fn no_limit_for_processes(b: &Bench) {
+    let id = b.id("x");
+    b.spec(&["sh", "-c", "sleep 1000 & wait"], |s| s["linux"]["resources"] = json!({"pids": {"limit": 0}}));
+    b.detached(&["run", "-d", &id]);
+    until("a fork", || b.fine(&["ps", "--format", "json", &id]).matches(',').count() == 1);
+    b.fine(&["update", "--pids-limit", "0", &id]);
+    b.fine(&["exec", &id, "sh", "-c", "true & wait"]);
+    b.fine(&["delete", "-f", &id]);
+}
+
 /// On cgroup v1 it could not die.
 pub fn killed_while_paused(b: &Bench) {
     let id = b.id("x");

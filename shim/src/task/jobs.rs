@@ -50,11 +50,11 @@ impl Owner {
 
     pub(super) fn start(&mut self, job: Job) {
         match job {
-            Job::Start => self.on_container(c"start", Container::start, Message::Started),
+            Job::Start => self.on_container(c"start", work::start, Message::Started),
             Job::StartExec(id) => self.start_exec(id),
             Job::Pause => self.on_container(c"pause", |c| c.cgroup().freeze(), Message::Paused),
             Job::Resume => self.on_container(c"resume", |c| c.cgroup().thaw(), Message::Resumed),
-            Job::Thaw => self.on_container(c"thaw", |c| c.cgroup().thaw(), Message::Thawed),
+            Job::Thaw => self.on_container(c"thaw", work::thaw, Message::Thawed),
             Job::KillAll => self.on_container(c"kill", |c| c.cgroup().kill(9), Message::KilledAll),
             Job::Update => self.next_update(),
             Job::Delete => self.delete(),

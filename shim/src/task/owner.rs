@@ -94,7 +94,7 @@ pub(super) struct Owner {
     pub(super) updates: VecDeque<(Box<Resources>, ReplyTo)>,
     /// One of them is under way: two would get in each other's way, and what one puts back would undo the other.
     pub(super) updating: bool,
-    /// What was asked of processes whose start is under way.
+    /// What was asked too early, see [`Lifecycle::is_too_early`] and its like.
     held: Vec<(Request, ReplyTo)>,
     pub(super) oom: Option<Watch>,
     pub(super) inquest: Inquest,
@@ -170,11 +170,13 @@ impl Owner {
                 self.feed(Input::PauseDone { ok: result.is_ok() });
                 let failed = |text| Refusal::unknown(format!("OCI runtime pause failed: {text}"));
                 self.answer(&Wanted::Pause, result.map(|()| Reply::Done).map_err(failed));
+                self.ask_again();
             }
             Message::Resumed(result) => {
                 self.feed(Input::ResumeDone { ok: result.is_ok() });
                 let failed = |text| Refusal::unknown(format!("OCI runtime resume failed: {text}"));
                 self.answer(&Wanted::Resume, result.map(|()| Reply::Done).map_err(failed));
+                self.ask_again();
             }
             Message::Thawed(result) => self.complain("thaw", &result),
             Message::KilledAll(result) => {
@@ -210,7 +212,7 @@ impl Owner {
         }
     }
 
-    /// Something has been started. What was asked of others that still are being started is held again.
+    /// What others wait for is over. What was asked of processes that still are being started is held again.
     fn ask_again(&mut self) {
         for (request, reply) in mem::take(&mut self.held) {
             self.asked(request, reply);
@@ -224,6 +226,9 @@ impl Owner {
                 self.held.push((request, reply))
             }
             Request::Resize { ref who, .. } if self.life.is_starting(who) => self.held.push((request, reply)),
+            Request::Pause | Request::Resume if self.life.is_too_early_for_freezer() => {
+                self.held.push((request, reply))
+            }
             Request::Start(None) => self.demand(Input::Start, Wanted::Start(None), reply),
             Request::Start(Some(id)) => self.demand(Input::StartExec(id.clone()), Wanted::Start(Some(id)), reply),
             Request::Pause => self.demand(Input::Pause, Wanted::Pause, reply),

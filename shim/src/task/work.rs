@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use runtime::cgroup::Oom;
+use runtime::lifecycle::EXEC_WHILE_PAUSED;
 use runtime::spec::{Process, Spec};
 use runtime::{Child, Container, Record, StartBy, reap};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -121,6 +122,26 @@ pub(super) fn bury(child: &Child) {
     let _ = reap::exit_status(&child.pidfd);
 }
 
+/// Lets init execute its program.
+///
+/// # Errors
+/// Those of [`Container::start`]; and what starts is refused in a group that somebody has frozen, where it would hang.
+pub(super) fn start(container: &Container) -> runtime::Result<()> {
+    if container.cgroup().holds_still() {
+        let reason = "cannot start a container in the paused state";
+        return Err(runtime::Error::new(runtime::Kind::State, "", "", reason));
+    }
+    container.start()
+}
+
+/// Thaws what is to be killed. Where the group has gone nobody is left to be killed.
+pub(super) fn thaw(container: &Container) -> runtime::Result<()> {
+    match container.cgroup().thaw() {
+        Err(gone) if gone.kind == runtime::Kind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
 /// A process that joins the container, up to and including its execve.
 pub(super) fn exec(
     shim: &Shim,
@@ -131,6 +152,9 @@ pub(super) fn exec(
     paths: &Paths,
 ) -> Result<(Child, Wiring), String> {
     let failed = |text: String| format!("OCI runtime exec failed: exec failed: {text}");
+    if container.cgroup().holds_still() {
+        return Err(failed(EXEC_WHILE_PAUSED.to_owned()));
+    }
     let names = Names { id: id.to_owned(), namespace: shim.namespace.clone() };
     let owner = pipe_owner(&create.options, container.spec());
     // What the payload does not name may not exceed what the container has.

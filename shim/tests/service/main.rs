@@ -517,7 +517,9 @@ fn pause_resume_and_death_in_the_ice() {
         let refused = code(bed.delete(&id, "").await.unwrap_err());
         assert_eq!(refused.1, "cannot delete a paused process");
         assert_eq!(code(bed.start(&id, "nobody").await.unwrap_err()).0, Code::NOT_FOUND);
-        assert_eq!(code(bed.start(&id, "added").await.unwrap_err()).1, "cannot start a paused process");
+        let refused = code(bed.start(&id, "added").await.unwrap_err());
+        let words = "cannot exec in a paused container (use --ignore-paused to override)";
+        assert_eq!(refused.1, format!("OCI runtime exec failed: exec failed: {words}"));
         let again = bed.task.exec(limit(), &bed.exec_request(&id, "added", "exit 0")).await;
         assert_eq!(code(again.unwrap_err()).0, Code::ALREADY_EXISTS);
         let resume = api::ResumeRequest { id: id.clone(), ..Default::default() };
@@ -532,6 +534,60 @@ fn pause_resume_and_death_in_the_ice() {
             heard,
             ["create a", "start a", "exec-added added", "paused a", "resumed a", "paused a", "exit a 137", "delete a"]
         );
+    });
+}
+
+/// An administrator, a tool for backups.
+#[test]
+fn what_others_have_frozen_starts_nothing_and_can_be_killed() {
+    use runtime::cgroup::{Layout, Place};
+    on_loop(async {
+        let Some(bed) = Bed::new("frost").await else { return };
+        let (id, other) = (bed.id("a"), bed.id("b"));
+        let _output = bed.create(&id, "exec sleep 1000").await;
+        let _output = bed.create(&other, "exec sleep 1000").await;
+        bed.start(&id, "").await.unwrap();
+        bed.task.exec(limit(), &bed.exec_request(&id, "e", "exit 0")).await.unwrap();
+        for id in [&id, &other] {
+            let record = Layout::read().unwrap().place(&format!("/mini-test/{id}"), "").unwrap();
+            let freezer = record.v1.iter().find(|place| place.controllers.iter().any(|c| c == "freezer"));
+            let (dir, file, text) = match freezer {
+                Some(place) => (Place::dir(place), "freezer.state", "FROZEN"),
+                None => (record.unified.as_ref().unwrap().dir(), "cgroup.freeze", "1"),
+            };
+            std::fs::write(dir.join(file), text).unwrap();
+        }
+        let refused = code(bed.start(&id, "e").await.unwrap_err()).1;
+        assert!(refused.ends_with("exec failed: cannot exec in a paused container (use --ignore-paused to override)"));
+        let refused = code(bed.start(&other, "").await.unwrap_err()).1;
+        assert_eq!(refused, "OCI runtime start failed: cannot start a container in the paused state");
+        assert_eq!(bed.state(&other, "").await.unwrap().status.value(), 1);
+        bed.delete(&other, "").await.unwrap();
+        bed.kill(&id, "", 9).await.unwrap();
+        assert_eq!(bed.wait(&id, "").await.unwrap(), 137);
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
+/// One that takes long is not to be left frozen because its client has given up.
+#[test]
+fn pause_and_resume_wait_for_each_other() {
+    on_loop(async {
+        let Some(bed) = Bed::new("turns").await else { return };
+        let id = bed.id("a");
+        let _output = bed.create(&id, "while :; do sleep 0.01 & wait; done").await;
+        bed.start(&id, "").await.unwrap();
+        let pause = api::PauseRequest { id: id.clone(), ..Default::default() };
+        let resume = api::ResumeRequest { id: id.clone(), ..Default::default() };
+        for _ in 0..20 {
+            let (paused, resumed) = tokio::join!(bed.task.pause(limit(), &pause), bed.task.resume(limit(), &resume));
+            paused.unwrap();
+            resumed.unwrap();
+        }
+        assert_eq!(bed.state(&id, "").await.unwrap().status.value(), 2);
+        bed.kill(&id, "", 9).await.unwrap();
+        bed.wait(&id, "").await.unwrap();
+        bed.delete(&id, "").await.unwrap();
     });
 }
 

@@ -48,7 +48,7 @@ fn all_on_v1() {
     assert_eq!(
         shown(false, ALL, &[]),
         [
-            "pids pids.max = 0 (pids/limit, Must)",
+            "pids pids.max = 1 (pids/limit, Must)",
             "memory memory.limit_in_bytes = 104857600 (memory/limit, Memory)",
             "memory memory.memsw.limit_in_bytes = 157286400 (memory/swap, Later)",
             "memory memory.soft_limit_in_bytes = 52428800 (memory/reservation, Must)",
@@ -79,7 +79,7 @@ fn all_on_v2() {
     assert_eq!(
         shown(true, ALL, &[]),
         [
-            "pids pids.max = 0 (pids/limit, Must)",
+            "pids pids.max = 1 (pids/limit, Must)",
             "memory memory.swap.max = 52428800 (memory/swap, Must)",
             "memory memory.max = 104857600 (memory/limit, Must)",
             "memory memory.low = 52428800 (memory/reservation, Must)",

@@ -15,6 +15,9 @@ pub(super) fn linux(spec: &Spec) -> Result<()> {
     for (i, d) in linux.devices.iter().enumerate() {
         device(d).map_err(|e| under(&format!("/linux/devices/{i}"), e))?;
     }
+    for (i, rule) in linux.resources.devices.iter().enumerate() {
+        device_rule(rule).map_err(|e| under(&format!("/linux/resources/devices/{i}"), e))?;
+    }
     resources(&linux.resources).map_err(|e| under("/linux/resources", e))?;
     if let Some(s) = &linux.seccomp {
         seccomp(s).map_err(|e| under("/linux/seccomp", e))?;
@@ -101,15 +104,12 @@ fn device(d: &Device) -> Result<()> {
     d.gid.map_or(Ok(()), |id| user_id("/gid", id))
 }
 
-/// Checks limits, those of a create and those of an update; pointers are relative to them. What depends on the
-/// hierarchy (v1 or v2) or on present values is left to the controller.
+/// Checks limits, those of a create and those of an update; pointers are relative to them. Device rules are not among them:
+/// an update ignores these. What depends on the hierarchy (v1 or v2) or on present values is left to the controller.
 ///
 /// # Errors
 /// `Invalid`.
 pub fn resources(r: &Resources) -> Result<()> {
-    for (i, rule) in r.devices.iter().enumerate() {
-        device_rule(rule).map_err(|e| under(&format!("/devices/{i}"), e))?;
-    }
     for (i, limit) in r.hugepage_limits.iter().enumerate() {
         let number = ["KB", "MB", "GB"].iter().find_map(|unit| limit.page_size.strip_suffix(unit));
         if !number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())) {
