@@ -68,6 +68,7 @@ const BOTH: &[Test] = &[
     ("remounts_change_file_systems", config::remounts_change_file_systems),
     ("options_that_fsconfig_does_not_take", config::options_that_fsconfig_does_not_take),
     ("directories_below_masks", config::directories_below_masks),
+    ("masks_hold_under_what_covers_their_mounts", config::masks_hold_under_what_covers_their_mounts),
     ("terminal_in_a_joined_user_namespace", config::terminal_in_a_joined_user_namespace),
     ("volumes_beside_joined_user_and_pid_namespaces", config::volumes_beside_joined_user_and_pid_namespaces),
     ("network_of_the_host_beside_a_joined_user_namespace", config::network_of_the_host_beside_a_joined_user_namespace),

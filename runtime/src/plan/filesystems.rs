@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::compile::Compiler;
+use super::compile::{Compiler, Kernel, PROC_SUPER_MAGIC, SYSFS_MAGIC};
 use super::mounts::{Place, Spot, clean, mount_flags, without_ro};
 use super::options::{Options, attr, super_flag};
 use super::rootfs::{CLONE, PLACE, RECURSIVE, resolve};
@@ -155,8 +155,13 @@ impl Compiler<'_> {
         if late {
             self.late_ro.push((tree, pointer.to_owned()));
         }
-        if matches!(mount.kind.as_str(), "proc" | "sysfs") {
-            self.kernel.insert(dest.to_owned(), (tree, !or_copy));
+        let magic = match mount.kind.as_str() {
+            "proc" => Some(PROC_SUPER_MAGIC),
+            "sysfs" => Some(SYSFS_MAGIC),
+            _ => None,
+        };
+        if let Some(magic) = magic {
+            self.kernel.insert(dest.to_owned(), Kernel { slot: tree, fresh: !or_copy, magic });
         }
         if tmpfs && !copy_up {
             self.mounted.insert(dest.to_owned(), tree);

@@ -4,7 +4,7 @@
 
 use rustix::io::Errno;
 
-use super::compile::{Compiler, PROC_SUPER_MAGIC};
+use super::compile::{Compiler, Kernel, PROC_SUPER_MAGIC};
 use super::options::{Change, Options, attr};
 use super::rootfs::{Attributes, CLONE, DIRECTORY, NOFOLLOW, PLACE, RECURSIVE, resolve};
 use super::{Dir, Edge, Label, Op, Section, Slot};
@@ -278,7 +278,7 @@ impl Compiler<'_> {
             self.late_ro.push((tree, pointer.to_owned()));
         }
         if dest == "/proc" {
-            self.kernel.insert(dest.to_owned(), (tree, false));
+            self.kernel.insert(dest.to_owned(), Kernel { slot: tree, fresh: false, magic: PROC_SUPER_MAGIC });
         }
         Ok(())
     }

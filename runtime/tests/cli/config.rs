@@ -156,6 +156,53 @@ pub fn directories_below_masks(b: &Bench) {
     assert!(!root.join("fixed/here").exists());
 }
 
+fn sysfs() -> Value {
+    json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]})
+}
+
+/// Lists in any order, links of the image and hooks that mount: what is masked is not seen, what is read-only is not written.
+pub fn masks_hold_under_what_covers_their_mounts(b: &Bench) {
+    symlink("/proc", b.bundle().join("rootfs/opt2")).unwrap();
+    symlink("/sys", b.bundle().join("rootfs/opt3")).unwrap();
+    fs::write(b.path("uptime"), "of the host\n").unwrap();
+    let script = "(true >/proc/sys/kernel/domainname) && echo w1; (true >>/proc/uptime) && echo w2
+        cat /proc/version; busybox ls /proc/fs /sys/fs /sys/kernel; :";
+    let mount =
+        format!("mount -t proc proc {0}/rootfs/proc; mount --bind {0}/rootfs/sys {0}/rootfs/sys", b.bundle().display());
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", mount], "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}]);
+    for (n, read_only) in [
+        vec!["/proc", "/sys", "/proc/sys", "/proc/uptime"],
+        vec!["/proc/uptime", "/proc/sys", "/proc/sys", "/sys/fs", "/sys", "/proc"],
+        vec!["/opt2", "/opt3", "/proc/uptime", "/proc/sys/kernel", "/proc/sys"],
+        vec!["/proc/sys", "/proc/uptime", "/proc", "/proc", "/opt2", "/proc/sys"],
+        vec!["/proc/sys", "/proc/version", "/proc/fs", "/proc/uptime"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        for masked in [
+            ["/proc/version", "/proc/fs", "/sys/fs", "/sys/kernel"],
+            ["/sys/kernel", "/opt3/fs", "/proc/fs", "/opt2/version"],
+        ] {
+            for hooked in [false, true] {
+                b.spec(&["sh", "-c", script], |s| {
+                    add(s, &[sysfs()]);
+                    if hooked {
+                        s["hooks"] = json!({"createContainer": hook});
+                    } else {
+                        add(s, &[bind(&b.path("uptime"), "/proc/uptime")]);
+                    }
+                    s["linux"]["maskedPaths"] = json!(masked);
+                    s["linux"]["readonlyPaths"] = json!(read_only);
+                });
+                let said = b.say(&["run", &b.id(&format!("{n}{hooked}"))]);
+                let lines: Vec<&str> = said.out.lines().filter(|l| !l.is_empty() && !l.ends_with(':')).collect();
+                assert_eq!((said.code, lines), (0, vec![]), "{read_only:?} {masked:?} {hooked}: {}", said.err);
+            }
+        }
+    }
+}
+
 /// A user namespace that somebody else has made: `hostUsers: false` of Kubernetes.
 fn joined(b: &Bench, id: &str) -> Value {
     let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
