@@ -69,6 +69,7 @@ const BOTH: &[Test] = &[
     ("options_that_fsconfig_does_not_take", config::options_that_fsconfig_does_not_take),
     ("directories_below_masks", config::directories_below_masks),
     ("masks_hold_under_what_covers_their_mounts", config::masks_hold_under_what_covers_their_mounts),
+    ("working_directory_in_a_read_only_path", config::working_directory_in_a_read_only_path),
     ("terminal_in_a_joined_user_namespace", config::terminal_in_a_joined_user_namespace),
     ("volumes_beside_joined_user_and_pid_namespaces", config::volumes_beside_joined_user_and_pid_namespaces),
     ("network_of_the_host_beside_a_joined_user_namespace", config::network_of_the_host_beside_a_joined_user_namespace),

@@ -191,11 +191,11 @@ pub fn init(request: &Init<'_>) -> Result<Plan> {
     c.devices();
     c.outside_hooks();
     c.create_container_hooks();
+    c.make_cwd();
     c.look_again();
     c.masked_paths();
     c.readonly_paths();
     c.enter_rootfs(request.no_pivot);
-    c.make_cwd();
     c.terminal();
     c.late_read_only();
     c.names();

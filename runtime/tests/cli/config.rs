@@ -203,6 +203,16 @@ pub fn masks_hold_under_what_covers_their_mounts(b: &Bench) {
     }
 }
 
+/// What is made for a container is made before it may not write there any more.
+pub fn working_directory_in_a_read_only_path(b: &Bench) {
+    fs::create_dir(b.bundle().join("rootfs/work")).unwrap();
+    b.spec(&["sh", "-c", "pwd; (true >x) || echo fixed"], |s| {
+        s["process"]["cwd"] = json!("/work/deep/down");
+        s["linux"]["readonlyPaths"] = json!(["/work"]);
+    });
+    assert_eq!(b.fine(&["run", &b.id("x")]), "/work/deep/down\nfixed\n");
+}
+
 /// A user namespace that somebody else has made: `hostUsers: false` of Kubernetes.
 fn joined(b: &Bench, id: &str) -> Value {
     let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
