@@ -101,7 +101,13 @@ impl Compiler<'_> {
         // What is neither may be a link onto any of the others.
         paths.sort_by_key(|(_, path)| std::cmp::Reverse(self.in_kernel(&clean(path)).map(|(length, ..)| length)));
         for (i, path) in paths {
-            self.b.from(format!("/linux/readonlyPaths/{i}"));
+            let pointer = format!("/linux/readonlyPaths/{i}");
+            if clean(path) == "/" {
+                // On top of the root a copy would be above where the container's `/` is.
+                self.late_ro.push((root, pointer));
+                continue;
+            }
+            self.b.from(&pointer);
             let skip = self.b.label();
             let place = self.b.scratch(path);
             let tree = self.b.scratch(format!("{path} read-only"));

@@ -213,6 +213,16 @@ pub fn working_directory_in_a_read_only_path(b: &Bench) {
     assert_eq!(b.fine(&["run", &b.id("x")]), "/work/deep/down\nfixed\n");
 }
 
+pub fn root_in_read_only_paths(b: &Bench) {
+    for path in ["/", "//", "/."] {
+        b.spec(&["sh", "-c", "(true >/x) || echo fixed; cat /etc/plain; (true >/dev/x) && echo not below"], |s| {
+            s["linux"]["readonlyPaths"] = json!([path, "/etc"]);
+        });
+        assert_eq!(b.fine(&["run", &b.id("x")]), "fixed\nnot a programnot below\n", "{path}");
+        assert!(!b.bundle().join("rootfs/x").exists());
+    }
+}
+
 /// A user namespace that somebody else has made: `hostUsers: false` of Kubernetes.
 fn joined(b: &Bench, id: &str) -> Value {
     let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
