@@ -61,6 +61,7 @@ const BOTH: &[Test] = &[
     ("exec_capabilities", exec::capabilities),
     ("console_socket", terminal::console_socket),
     ("terminal_rules", terminal::rules),
+    ("console_in_a_read_only_dev", terminal::console_in_a_read_only_dev),
     ("foreground_terminal", terminal::foreground),
     ("destinations_behind_links_that_dangle", config::destinations_behind_links_that_dangle),
     ("mounts_below_what_a_link_leads_to", config::mounts_below_what_a_link_leads_to),

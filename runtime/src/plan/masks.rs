@@ -108,6 +108,10 @@ impl Compiler<'_> {
                 continue;
             }
             self.b.from(&pointer);
+            if clean(path) == "/dev" && self.mounted.contains_key("/dev") {
+                self.readonly_dev(root, path, pointer);
+                continue;
+            }
             let skip = self.b.label();
             let place = self.b.scratch(path);
             let tree = self.b.scratch(format!("{path} read-only"));
@@ -131,6 +135,19 @@ impl Compiler<'_> {
             }
             self.b.bind(skip);
         }
+    }
+
+    /// /dev/console is still to be made, in what the container will see.
+    fn readonly_dev(&mut self, root: Slot, path: &str, pointer: String) {
+        let (place, tree) = (self.b.scratch(path), self.b.slot(format!("{path} read-only")));
+        let (path, empty) = (self.b.str(path), self.b.str(""));
+        let resolve = resolve::IN_ROOT | resolve::NO_MAGICLINKS;
+        self.b.op(Op::Open { dir: Dir::At(root), path, flags: PLACE, mode: 0, resolve, into: place });
+        let flags = CLONE | RECURSIVE | EMPTY_PATH;
+        self.b.op(Op::OpenTree { dir: Dir::At(place), path: empty, flags, into: tree });
+        self.b.op(Op::MoveMount { from: tree, to: place });
+        self.mounted.insert("/dev".into(), tree);
+        self.late_ro.push((tree, pointer));
     }
 
     /// A read-only copy of what is in a fresh file system. What config.json mounts below keeps its own attributes.
