@@ -72,6 +72,7 @@ const BOTH: &[Test] = &[
     ("masks_hold_under_what_covers_their_mounts", config::masks_hold_under_what_covers_their_mounts),
     ("working_directory_in_a_read_only_path", config::working_directory_in_a_read_only_path),
     ("root_in_read_only_paths", config::root_in_read_only_paths),
+    ("modes_of_temporary_file_systems", config::modes_of_temporary_file_systems),
     ("terminal_in_a_joined_user_namespace", config::terminal_in_a_joined_user_namespace),
     ("volumes_beside_joined_user_and_pid_namespaces", config::volumes_beside_joined_user_and_pid_namespaces),
     ("network_of_the_host_beside_a_joined_user_namespace", config::network_of_the_host_beside_a_joined_user_namespace),

@@ -39,7 +39,7 @@ impl Compiler<'_> {
         // Masks are looked up in the mount itself.
         let kernel = matches!(mount.kind.as_str(), "proc" | "sysfs");
         let known = whole || matches!(mount.kind.as_str(), "tmpfs" | "devpts" | "mqueue");
-        let mode = mount.kind != "tmpfs" || options.data.iter().any(|d| d.starts_with("mode="));
+        let mode = mount.kind != "tmpfs" || options.gives("mode");
         let plain = !kernel
             && options.deep.is_empty()
             && options.propagation.is_empty()
@@ -109,16 +109,10 @@ impl Compiler<'_> {
             self.b.op(Op::FsString { fs, key, value });
         }
         let tmpfs = mount.kind == "tmpfs";
-        let given = |keys: &[&str]| options.data.iter().any(|d| keys.iter().any(|key| d.starts_with(key)));
-        if tmpfs && !given(&["mode="]) {
-            if copy_up {
-                let (key, value) = (self.b.str("mode"), self.b.str("0755"));
-                self.b.op(Op::FsString { fs, key, value });
-            } else {
-                let of;
-                (of, spot) = self.opened(spot, dest);
-                self.b.op(Op::FsModeOf { fs, of });
-            }
+        if tmpfs && !copy_up && !options.gives("mode") {
+            let of;
+            (of, spot) = self.opened(spot, dest);
+            self.b.op(Op::FsModeOf { fs, of });
         }
         self.data(fs, options);
         // Ours alone: the flag of the mount is enough. A file system on a device has to know it itself.
@@ -146,7 +140,7 @@ impl Compiler<'_> {
         self.change(tree, options.deep, true);
         if copy_up {
             let (root, from) = (self.root().slot, self.b.str(dest));
-            let (mode, owner) = (!given(&["mode="]), !given(&["uid=", "gid="]));
+            let (mode, owner) = (!options.gives("mode"), !options.gives("uid") && !options.gives("gid"));
             self.b.op(Op::CopyUp { root, from, into: tree, mode, owner });
             self.b.section(Section::Child);
         }

@@ -31,6 +31,9 @@ const BELOW_PROC: &[&str] = &[
 pub(super) enum Place {
     /// A directory.
     Directory,
+    /// A directory whose mode is taken over by what is mounted there: one that is missing is made for everybody, with the mode
+    /// that a tmpfs has where nobody says another.
+    Shared,
     /// A directory reached without any symbolic link.
     Ordinary,
     /// Whatever the source is: a directory or a file.
@@ -59,6 +62,13 @@ pub fn clean(path: &str) -> String {
         }
     }
     format!("/{}", parts.join("/"))
+}
+
+impl Place {
+    /// Of the directory, when it is missing.
+    fn mode(self) -> u32 {
+        if matches!(self, Self::Shared) { 0o1777 } else { 0o755 }
+    }
 }
 
 impl Compiler<'_> {
@@ -91,6 +101,9 @@ impl Compiler<'_> {
         match mount.kind.as_str() {
             "cgroup" | "cgroup2" => return self.cgroup(&options, &dest, pointer),
             "proc" | "sysfs" => self.new_filesystem(mount, &options, &dest, Place::Ordinary, pointer),
+            "tmpfs" if !options.gives("mode") => {
+                self.new_filesystem(mount, &options, &dest, Place::Shared, pointer);
+            }
             _ => self.new_filesystem(mount, &options, &dest, Place::Directory, pointer),
         }
         Ok(())
@@ -188,7 +201,7 @@ impl Compiler<'_> {
             self.b.bind(through);
             let like = if let Place::Like(source) = kind { Some(source) } else { None };
             let path = self.b.bytes(dest.as_bytes());
-            self.b.op(Op::OpenMade { root, path, like, into });
+            self.b.op(Op::OpenMade { root, path, like, mode: kind.mode(), into });
         }
         self.b.bind(check);
         // A link in the image may have led below /proc, where only ordinary paths have been checked.
@@ -226,7 +239,7 @@ impl Compiler<'_> {
             let op = Op::Open { dir: Dir::At(dir), path: name, flags: create, mode: 0o755, resolve, into: probe };
             self.b.op_skip(op, &[Errno::EXIST]);
         } else {
-            self.b.op_skip(Op::Mkdir { dir, name, mode: 0o755 }, &[Errno::EXIST]);
+            self.b.op_skip(Op::Mkdir { dir, name, mode: kind.mode() }, &[Errno::EXIST]);
         }
         self.b.bind(made);
     }

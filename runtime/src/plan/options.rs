@@ -206,6 +206,11 @@ impl Options {
         self.remount && self.bind.is_none() && !(self.data.is_empty() && self.supers.is_empty())
     }
 
+    /// True if this datum is among those for the file system.
+    pub fn gives(&self, key: &str) -> bool {
+        self.data.iter().any(|d| d.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')))
+    }
+
     /// Sorts the options of a mount.
     pub fn of(mount: &Mount) -> Self {
         let mut o = Self::default();

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -220,6 +220,33 @@ pub fn root_in_read_only_paths(b: &Bench) {
         });
         assert_eq!(b.fine(&["run", &b.id("x")]), "fixed\nnot a programnot below\n", "{path}");
         assert!(!b.bundle().join("rootfs/x").exists());
+    }
+}
+
+/// docker run -u 1000 --tmpfs /cache: a directory of the image's has its mode, one that nobody has made is everybody's.
+pub fn modes_of_temporary_file_systems(b: &Bench) {
+    let root = b.bundle().join("rootfs");
+    fs::create_dir(root.join("kept")).unwrap();
+    fs::set_permissions(root.join("kept"), fs::Permissions::from_mode(0o751)).unwrap();
+    symlink("/behind/link", root.join("dangling")).unwrap();
+    let paths = ["/cache", "/deep/cache", "/dev/shm", "/dangling", "/copied", "/kept", "/given"];
+    let tmpfs =
+        |to: &str, options: Value| json!({"destination": to, "type": "tmpfs", "source": "tmpfs", "options": options});
+    // A second container finds what the first has made: runc takes that for the image's.
+    for _ in 0..1 + u32::from(b.is_mini()) {
+        b.spec(&[&["busybox", "stat", "-L", "-c", "%a %n"], &paths[..]].concat(), |s| {
+            for path in paths {
+                let options = match path {
+                    "/given" => json!(["mode=700"]),
+                    "/copied" => json!(["tmpcopyup"]),
+                    _ => json!(["nosuid", "size=1m"]),
+                };
+                add(s, &[tmpfs(path, options)]);
+            }
+        });
+        let said = b.fine(&["run", &b.id("x")]);
+        let is = "1777 /cache\n1777 /deep/cache\n1777 /dev/shm\n1777 /dangling\n1777 /copied\n751 /kept\n700 /given\n";
+        assert_eq!(said, is);
     }
 }
 
