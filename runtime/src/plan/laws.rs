@@ -7,7 +7,7 @@ mod thread;
 pub use flow::slots;
 
 use flow::{filled_before_use, forward};
-use root::{attached, locked, opens, paths, root, uncovered, watched};
+use root::{attached, locked, opens, own_groups, paths, root, uncovered, watched};
 use thread::by_thread;
 
 use super::{Gate, Op, Plan, Section};
@@ -29,6 +29,7 @@ pub fn broken(plan: &Plan) -> Option<String> {
         watched,
         attached,
         uncovered,
+        own_groups,
     ];
     laws.iter().find_map(|law| law(plan))
 }

@@ -429,19 +429,25 @@ impl Compiler<'_> {
         namespace: bool,
     ) -> Result<()> {
         let tree = self.b.slot("cgroup2");
-        let fs = self.b.scratch("cgroup2 fs");
-        let kind = self.b.str("cgroup2");
-        let (fresh, copy, made) = (self.b.label(), self.b.label(), self.b.label());
-        self.b.op(Op::Fsopen { kind, into: fs });
-        let busy = [(0, fresh), (libc::EPERM, copy), (libc::EBUSY, copy)];
-        self.b.op_on(Op::FsCreate { fs }, &busy);
-        self.b.bind(copy);
         let path = if namespace { &group.path } else { &group.mount };
         let path = self.b.str(path.as_os_str().as_encoded_bytes());
-        self.b.op_on(Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE, into: tree }, &[(0, made)]);
-        self.b.bind(fresh);
-        self.b.op(Op::Fsmount { fs, attr: 0, into: tree });
-        self.b.bind(made);
+        let copy = Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE, into: tree };
+        if namespace {
+            let (fs, kind) = (self.b.scratch("cgroup2 fs"), self.b.str("cgroup2"));
+            let (fresh, refused, made) = (self.b.label(), self.b.label(), self.b.label());
+            self.b.op(Op::Fsopen { kind, into: fs });
+            let busy = [(0, fresh), (libc::EPERM, refused), (libc::EBUSY, refused)];
+            self.b.op_on(Op::FsCreate { fs }, &busy);
+            self.b.bind(refused);
+            self.b.op_on(copy, &[(0, made)]);
+            self.b.bind(fresh);
+            self.b.op(Op::Fsmount { fs, attr: 0, into: tree });
+            self.b.bind(made);
+        } else {
+            // In the host's namespace a new mount takes the options of all others away, which are one file system: nsdelegate,
+            // memory_recursiveprot (runc issue 5258).
+            self.b.op(copy);
+        }
         self.change(tree, options.own, false);
         self.attach(tree, spot, dest);
         self.propagation_of(tree, &options.propagation);

@@ -182,6 +182,27 @@ fn masks_that_are_covered_are_noticed() {
 }
 
 #[test]
+fn a_cgroup2_of_the_host_is_noticed() {
+    let cgroup = runtime::spec::NamespaceKind::Cgroup;
+    let mut spec = spec_of_docker();
+    spec.linux.namespaces.retain(|n| n.kind != cgroup);
+    spec.linux.namespaces.push(runtime::spec::Namespace { kind: cgroup, path: String::new() });
+    let mount = |plan: &Plan| {
+        plan.child.iter().any(|s| matches!(s.op, Op::Fsopen { kind, .. } if plan.text(kind) == "cgroup2"))
+    };
+    let plan = init(&hosts::v2(), &spec, PLAIN).unwrap();
+    assert!(mount(&plan));
+    assert_eq!(laws::broken(&plan), None);
+    let group = libc::CLONE_NEWCGROUP as u64;
+    let own = find(&plan, |o| matches!(o, Op::Unshare { flags } if flags & group != 0));
+    noticed(&without(&plan, Section::Child, own), "a cgroup2 without a cgroup namespace");
+    spec.linux.namespaces.retain(|n| n.kind != cgroup);
+    let plan = init(&hosts::v2(), &spec, PLAIN).unwrap();
+    assert!(!mount(&plan));
+    assert_eq!(laws::broken(&plan), None);
+}
+
+#[test]
 fn a_procfs_that_is_covered_is_noticed() {
     let plan = plain();
     let score = find(&plan, |o| matches!(*o, Op::Open { path, .. } if plan.text(path) == "self/oom_score_adj"));

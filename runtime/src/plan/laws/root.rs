@@ -285,6 +285,16 @@ pub(super) fn locked(plan: &Plan) -> Option<String> {
     None
 }
 
+/// A cgroup2 made in the host's namespace changes the options of the host's (cgroups(7), runc issue 5258).
+pub(super) fn own_groups(plan: &Plan) -> Option<String> {
+    let group = libc::CLONE_NEWCGROUP as u64;
+    let made = |s: &Step| matches!(s.op, Op::Fsopen { kind, .. } if plan.text(kind) == "cgroup2");
+    let enters = |s: &Step| matches!(s.op, Op::Unshare { flags } | Op::Setns { flags, .. } if flags & group != 0);
+    let at = plan.child.iter().position(made)?;
+    let own = plan.clone_flags & group != 0 || plan.child[..at].iter().any(enters);
+    (!own).then(|| format!("child {at}: a cgroup2 without a cgroup namespace"))
+}
+
 /// What is mounted is made before it is attached, and attached.
 pub(super) fn attached(plan: &Plan) -> Option<String> {
     for section in SECTIONS {
