@@ -18,7 +18,9 @@ pub(super) fn root(plan: &Plan) -> Option<String> {
         return Some("the caller's umask cuts modes".into());
     }
     let from = |what: &str| -> Vec<usize> {
-        let is = |s: &Step| plan.text(s.from).starts_with(what);
+        // What was put somewhere before may become read-only later.
+        let attribute = |s: &Step| matches!(s.op, Op::SetAttr { .. } | Op::Remount { .. });
+        let is = |s: &Step| plan.text(s.from).starts_with(what) && !attribute(s);
         plan.child.iter().enumerate().filter(|(_, s)| is(s)).map(|(i, _)| i).collect()
     };
     let (read_only, masks) = (from("/linux/readonlyPaths"), from("/linux/maskedPaths"));
