@@ -99,7 +99,8 @@ impl Compiler<'_> {
             return self.bind(mount, &options, &dest, pointer);
         }
         match mount.kind.as_str() {
-            "cgroup" | "cgroup2" => return self.cgroup(&options, &dest, pointer),
+            "cgroup" => return self.cgroup(&options, &dest, pointer, false),
+            "cgroup2" => return self.cgroup(&options, &dest, pointer, true),
             "proc" | "sysfs" => self.new_filesystem(mount, &options, &dest, Place::Ordinary, pointer),
             "tmpfs" if !options.gives("mode") => {
                 self.new_filesystem(mount, &options, &dest, Place::Shared, pointer);
@@ -366,11 +367,12 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// The container's view of the control groups: a fresh mount in its cgroup namespace, or a copy of its own group.
-    fn cgroup(&mut self, options: &Options, dest: &str, pointer: &str) -> Result<()> {
+    /// The container's view of the control groups: a fresh mount in its cgroup namespace, or a copy of its own group. Of a
+    /// hybrid host's it is version 1, unless the other is asked for by name.
+    fn cgroup(&mut self, options: &Options, dest: &str, pointer: &str, named: bool) -> Result<()> {
         let spot = self.spot(dest, Place::Directory);
         let namespace = self.wanted.has(crate::spec::NamespaceKind::Cgroup);
-        if let Some(group) = self.groups.iter().find(|g| g.unified && g.name.is_empty()).cloned() {
+        if let Some(group) = self.groups.iter().find(|g| g.unified && (named || g.name.is_empty())).cloned() {
             return self.cgroup2(options, spot, dest, &group, namespace);
         }
         let tmpfs = self.b.slot(format!("{dest} mount"));
@@ -448,6 +450,11 @@ impl Compiler<'_> {
             // memory_recursiveprot (runc issue 5258).
             self.b.op(copy);
         }
+        let spot = match spot {
+            // A copy may be a file's, for all that a plan says, and that could be put on a link.
+            Spot::Top(kind) if !namespace => Spot::At(self.open_place(dest, kind)),
+            spot => spot,
+        };
         self.change(tree, options.own, false);
         self.attach(tree, spot, dest);
         self.propagation_of(tree, &options.propagation);
