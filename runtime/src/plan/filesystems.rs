@@ -126,9 +126,10 @@ impl Compiler<'_> {
         let own = if late { without_ro(options.own) } else { options.own };
         let fsmount = Op::Fsmount { fs, attr: own.set, into: tree };
         if or_copy {
-            self.b.op_on(fsmount, &[(0, attach)]);
+            self.b.op_on(fsmount, &[(0, attach), (libc::EPERM, copy)]);
             self.b.bind(copy);
-            // A user namespace that does not own its network namespace may not mount a new sysfs, but may show the host's.
+            // A user namespace that does not own its network namespace may not mount a new sysfs, nor one that sees only a part
+            // of the host's (user_namespaces(7)), but may show the host's.
             let path = self.b.str("/sys");
             self.b.op(Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE | RECURSIVE, into: tree });
             self.change(tree, own, true);

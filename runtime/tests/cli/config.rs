@@ -14,7 +14,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use rustix::process::Gid;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, testbed, until};
+use crate::bench::{Bench, finish, testbed, until};
 use crate::terminal::{read_all, receive};
 
 fn add(spec: &mut Value, mounts: &[Value]) {
@@ -250,6 +250,53 @@ pub fn modes_of_temporary_file_systems(b: &Bench) {
     }
 }
 
+/// Words that take a choice back make no other.
+pub fn access_times_that_nobody_chooses(b: &Bench) {
+    let lines = |words: Value| {
+        b.spec(&["busybox", "grep", " /mnt ", "/proc/mounts"], |s| {
+            let tmpfs =
+                json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs", "options": ["noatime", "mode=700"]});
+            let again = json!({"destination": "/mnt", "type": "none", "source": "none", "options": words});
+            add(s, &[tmpfs, again]);
+        });
+        b.fine(&["run", &b.id("x")])
+    };
+    assert!(lines(json!(["remount", "norelatime"])).contains("noatime"));
+    assert!(lines(json!(["remount", "nostrictatime"])).contains("noatime"));
+    assert!(lines(json!(["remount", "relatime"])).contains("relatime"));
+}
+
+/// The other version's mount shows the other version, where there are both.
+pub fn second_version_by_name(b: &Bench) {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    if !mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup2")) {
+        return;
+    }
+    b.spec(&["busybox", "grep", " /cg ", "/proc/mounts"], |s| {
+        add(s, &[json!({"destination": "/cg", "type": "cgroup2", "source": "cgroup", "options": ["ro"]})]);
+        s["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "cgroup"}));
+    });
+    let said = b.fine(&["run", &b.id("x")]);
+    assert!(said.split(' ').nth(2) == Some("cgroup2") && said.lines().count() == 1, "{said}");
+}
+
+/// The kernel makes no new sysfs for whom a part of the host's is covered for, and gives no more than EPERM.
+pub fn sysfs_where_a_part_is_covered(b: &Bench) {
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    b.spec(&["sh", "-c", "busybox ls /sys/kernel; grep -c ' /sys ' /proc/mounts"], |s| {
+        s["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        (s["linux"]["uidMappings"], s["linux"]["gidMappings"]) = (map.clone(), map);
+        add(s, &[sysfs()]);
+    });
+    let script = "mount -t tmpfs none /sys/kernel && mkdir /sys/kernel/covered && exec \"$@\"";
+    let mut command = Command::new(testbed().join("tools/bin/busybox"));
+    command.args(["unshare", "-m", "sh", "-c", script, "sh"]);
+    let run = b.command(&["run", &b.id("x")]);
+    command.arg(run.get_program()).args(run.get_args()).current_dir(b.bundle());
+    let said = finish(command);
+    assert_eq!((said.code, said.out.as_str()), (0, "covered\n1\n"), "{}", said.err);
+}
+
 /// A user namespace that somebody else has made: `hostUsers: false` of Kubernetes.
 fn joined(b: &Bench, id: &str) -> Value {
     let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
@@ -462,6 +509,17 @@ pub fn hooks_speak_to_nobody(b: &Bench) {
         assert!(said.code != 0 && said.out.is_empty(), "{hook}: {}", said.out);
         assert!(said.err.contains("exit status") && said.err.contains("its reason"), "{hook}: {}", said.err);
     }
+}
+
+/// A hook in the container that has no environment of its own has its process', HOME too.
+pub fn environment_of_hooks_in_the_container(b: &Bench) {
+    b.spec(&["cat", "/tmp/said"], |s| {
+        s["process"]["env"] = json!(["PATH=/bin", "WORD=x"]);
+        let args = ["sh", "-c", "echo $HOME $WORD >/tmp/said"];
+        s["hooks"] = json!({"startContainer": [{"path": "/bin/sh", "args": args}]});
+        add(s, &[json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"})]);
+    });
+    assert_eq!(b.fine(&["run", &b.id("x")]), "/ x\n");
 }
 
 /// It is handed over by the create, whose end nobody waits for.
