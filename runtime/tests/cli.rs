@@ -63,6 +63,7 @@ const BOTH: &[Test] = &[
     ("exec_capabilities", exec::capabilities),
     ("console_socket", terminal::console_socket),
     ("terminal_rules", terminal::rules),
+    ("console_in_a_read_only_dev", terminal::console_in_a_read_only_dev),
     ("foreground_terminal", terminal::foreground),
     ("destinations_behind_links_that_dangle", config::destinations_behind_links_that_dangle),
     ("mounts_below_what_a_link_leads_to", config::mounts_below_what_a_link_leads_to),
@@ -70,6 +71,13 @@ const BOTH: &[Test] = &[
     ("remounts_change_file_systems", config::remounts_change_file_systems),
     ("options_that_fsconfig_does_not_take", config::options_that_fsconfig_does_not_take),
     ("directories_below_masks", config::directories_below_masks),
+    ("masks_hold_under_what_covers_their_mounts", config::masks_hold_under_what_covers_their_mounts),
+    ("working_directory_in_a_read_only_path", config::working_directory_in_a_read_only_path),
+    ("root_in_read_only_paths", config::root_in_read_only_paths),
+    ("modes_of_temporary_file_systems", config::modes_of_temporary_file_systems),
+    ("access_times_that_nobody_chooses", config::access_times_that_nobody_chooses),
+    ("second_version_by_name", config::second_version_by_name),
+    ("environment_of_hooks_in_the_container", config::environment_of_hooks_in_the_container),
     ("terminal_in_a_joined_user_namespace", config::terminal_in_a_joined_user_namespace),
     ("volumes_beside_joined_user_and_pid_namespaces", config::volumes_beside_joined_user_and_pid_namespaces),
     ("network_of_the_host_beside_a_joined_user_namespace", config::network_of_the_host_beside_a_joined_user_namespace),
@@ -100,6 +108,8 @@ const OURS: &[Test] = &[
     ("remounts_change_none_of_the_host", config::remounts_change_none_of_the_host),
     // runc opens it
     ("passwd_that_is_no_file", config::passwd_that_is_no_file),
+    // runc has no other way
+    ("sysfs_where_a_part_is_covered", config::sysfs_where_a_part_is_covered),
     // runc's init has threads
     ("one_process_in_a_user_namespace", config::one_process_in_a_user_namespace),
     // runc forgets the shares with the kernel

@@ -150,8 +150,17 @@ fn of_the_spec(plan: &Plan, host: &Host, spec: &Spec) -> Option<String> {
     };
     let lists =
         [("/linux/maskedPaths", &spec.linux.masked_paths), ("/linux/readonlyPaths", &spec.linux.readonly_paths)];
+    let root_is_read_only = |at: &str, i: usize| {
+        let from = format!("{at}/{i}");
+        let changed = |op: &Op| matches!(op, Op::SetAttr { set: 1, .. } | Op::Remount { set: 1, .. });
+        plan.child.iter().any(|s| plan.text(s.from) == from && changed(&s.op))
+    };
     for (at, list) in lists {
-        if let Some(i) = (0..list.len()).find(|i| !covers(at, *i)) {
+        let done = |i: usize| match runtime::plan::mounts::clean(&list[i]).as_str() {
+            "/" if at.ends_with("readonlyPaths") => root_is_read_only(at, i),
+            _ => covers(at, i),
+        };
+        if let Some(i) = (0..list.len()).find(|i| !done(*i)) {
             return Some(format!("{at}/{i} is not covered"));
         }
     }

@@ -55,11 +55,18 @@ impl Path {
 }
 
 /// Opens `path` inside `root`, links followed there, and puts it into its slot. Directories that are missing on the way, and
-/// behind links, are made with mode 0755; at the end a directory, or an empty file if `like` holds what is no directory.
+/// behind links, are made with mode 0755; at the end a directory with the mode that is given, or an empty file if what it is to
+/// be like is no directory.
 ///
 /// Nothing outside `root` is reached, whoever exchanges directories for links meanwhile: each component is looked at in a
 /// parent that was opened without following any (CVE-2021-30465).
-pub(super) fn open(image: &mut Image<'_>, root: Slot, path: Bytes, like: Option<Slot>, into: Slot) -> Outcome {
+pub(super) fn open(
+    image: &mut Image<'_>,
+    root: Slot,
+    path: Bytes,
+    (like, mode): (Option<Slot>, u32),
+    into: Slot,
+) -> Outcome {
     let directory = match like {
         Some(slot) => call::fstat(image.fd(slot))?.st_mode & libc::S_IFMT == libc::S_IFDIR,
         None => true,
@@ -80,7 +87,12 @@ pub(super) fn open(image: &mut Image<'_>, root: Slot, path: Bytes, like: Option<
             name => {
                 let parent = open_literally(root, &done)?;
                 let last = after.iter().all(|b| *b == b'/');
-                let step = look(parent, name, directory || !last, &mut link);
+                let made = match (last, directory) {
+                    (false, _) => Some(0o755),
+                    (true, true) => Some(mode),
+                    (true, false) => None,
+                };
+                let step = look(parent, name, made, &mut link);
                 let _closed = call::close(parent);
                 match step? {
                     Step::There => {
@@ -132,8 +144,8 @@ enum Step {
     Changed,
 }
 
-/// Looks at one component of `parent`, and makes it if it is missing.
-fn look(parent: RawFd, name: &[u8], directory: bool, link: &mut Path) -> Result<Step, i32> {
+/// Looks at one component of `parent`, and makes it if it is missing: a directory if it has a mode, else a file.
+fn look(parent: RawFd, name: &[u8], directory: Option<u32>, link: &mut Path) -> Result<Step, i32> {
     let mut component = [0u8; 256];
     if name.len() >= component.len() {
         return Err(libc::ENAMETOOLONG);
@@ -151,8 +163,8 @@ fn look(parent: RawFd, name: &[u8], directory: bool, link: &mut Path) -> Result<
         Err(libc::ENOENT) => {}
         Err(errno) => return Err(errno),
     }
-    let made = if directory {
-        call::mkdirat(parent, name, 0o755)
+    let made = if let Some(mode) = directory {
+        call::mkdirat(parent, name, mode)
     } else {
         let flags = (libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC) as u32;
         call::openat2(parent, name, flags, 0o755, LITERAL).and_then(|fd| call::close(fd as RawFd))

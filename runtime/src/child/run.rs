@@ -56,7 +56,7 @@ fn carry_out(image: &mut Image<'_>, op: &Op, page: &Page) -> Outcome {
     match *op {
         Op::CloseOthers => close_others(image),
         Op::Open { dir, path, flags, mode, resolve, into } => open(image, dir, path, [flags, mode], resolve, into),
-        Op::OpenMade { root, path, like, into } => made::open(image, root, path, like, into),
+        Op::OpenMade { root, path, like, mode, into } => made::open(image, root, path, (like, mode), into),
         Op::Close { slot } => {
             let fd = image.fd(slot);
             image.clear(slot);

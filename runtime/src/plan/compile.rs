@@ -106,6 +106,16 @@ pub struct Exec<'a> {
     pub preserve_fds: u32,
 }
 
+/// A mount of procfs or sysfs: what is masked there is looked up in the mount itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kernel {
+    pub slot: Slot,
+    /// It shows what a new one shows, each name where it belongs.
+    pub fresh: bool,
+    /// Of its file system.
+    pub magic: u32,
+}
+
 /// The state of a compilation.
 pub struct Compiler<'a> {
     pub(super) b: Builder,
@@ -132,9 +142,8 @@ pub struct Compiler<'a> {
     pub(super) env: Option<super::List>,
     /// File systems of our own making, by destination: what they hold is known.
     pub(super) mounted: BTreeMap<String, Slot>,
-    /// Mounts of procfs and sysfs, by destination, and whether we have made them: what is masked there is looked up in the
-    /// mount itself.
-    pub(super) kernel: BTreeMap<String, (Slot, bool)>,
+    /// Mounts of procfs and sysfs, by destination.
+    pub(super) kernel: BTreeMap<String, Kernel>,
     /// Contexts of file systems that a later entry of `/mounts` changes, by destination.
     pub(super) contexts: BTreeMap<String, Slot>,
     pub(super) late_ro: Vec<(Slot, String)>,
@@ -182,10 +191,11 @@ pub fn init(request: &Init<'_>) -> Result<Plan> {
     c.devices();
     c.outside_hooks();
     c.create_container_hooks();
-    c.readonly_paths();
-    c.masked_paths();
-    c.enter_rootfs(request.no_pivot);
     c.make_cwd();
+    c.look_again();
+    c.masked_paths();
+    c.readonly_paths();
+    c.enter_rootfs(request.no_pivot);
     c.terminal();
     c.late_read_only();
     c.names();
@@ -480,5 +490,7 @@ impl<'a> Compiler<'a> {
 
 /// linux/magic.h
 pub(super) const PROC_SUPER_MAGIC: u32 = 0x9fa0;
+/// linux/magic.h
+pub(super) const SYSFS_MAGIC: u32 = 0x6265_6572;
 /// linux/magic.h
 pub(super) const DEVPTS_SUPER_MAGIC: u32 = 0x1cd1;

@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::compile::Compiler;
+use super::compile::{Compiler, Kernel, PROC_SUPER_MAGIC, SYSFS_MAGIC};
 use super::mounts::{Place, Spot, clean, mount_flags, without_ro};
 use super::options::{Options, attr, super_flag};
 use super::rootfs::{CLONE, PLACE, RECURSIVE, resolve};
@@ -39,7 +39,7 @@ impl Compiler<'_> {
         // Masks are looked up in the mount itself.
         let kernel = matches!(mount.kind.as_str(), "proc" | "sysfs");
         let known = whole || matches!(mount.kind.as_str(), "tmpfs" | "devpts" | "mqueue");
-        let mode = mount.kind != "tmpfs" || options.data.iter().any(|d| d.starts_with("mode="));
+        let mode = mount.kind != "tmpfs" || options.gives("mode");
         let plain = !kernel
             && options.deep.is_empty()
             && options.propagation.is_empty()
@@ -109,16 +109,10 @@ impl Compiler<'_> {
             self.b.op(Op::FsString { fs, key, value });
         }
         let tmpfs = mount.kind == "tmpfs";
-        let given = |keys: &[&str]| options.data.iter().any(|d| keys.iter().any(|key| d.starts_with(key)));
-        if tmpfs && !given(&["mode="]) {
-            if copy_up {
-                let (key, value) = (self.b.str("mode"), self.b.str("0755"));
-                self.b.op(Op::FsString { fs, key, value });
-            } else {
-                let of;
-                (of, spot) = self.opened(spot, dest);
-                self.b.op(Op::FsModeOf { fs, of });
-            }
+        if tmpfs && !copy_up && !options.gives("mode") {
+            let of;
+            (of, spot) = self.opened(spot, dest);
+            self.b.op(Op::FsModeOf { fs, of });
         }
         self.data(fs, options);
         // Ours alone: the flag of the mount is enough. A file system on a device has to know it itself.
@@ -132,9 +126,10 @@ impl Compiler<'_> {
         let own = if late { without_ro(options.own) } else { options.own };
         let fsmount = Op::Fsmount { fs, attr: own.set, into: tree };
         if or_copy {
-            self.b.op_on(fsmount, &[(0, attach)]);
+            self.b.op_on(fsmount, &[(0, attach), (libc::EPERM, copy)]);
             self.b.bind(copy);
-            // A user namespace that does not own its network namespace may not mount a new sysfs, but may show the host's.
+            // A user namespace that does not own its network namespace may not mount a new sysfs, nor one that sees only a part
+            // of the host's (user_namespaces(7)), but may show the host's.
             let path = self.b.str("/sys");
             self.b.op(Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE | RECURSIVE, into: tree });
             self.change(tree, own, true);
@@ -146,7 +141,7 @@ impl Compiler<'_> {
         self.change(tree, options.deep, true);
         if copy_up {
             let (root, from) = (self.root().slot, self.b.str(dest));
-            let (mode, owner) = (!given(&["mode="]), !given(&["uid=", "gid="]));
+            let (mode, owner) = (!options.gives("mode"), !options.gives("uid") && !options.gives("gid"));
             self.b.op(Op::CopyUp { root, from, into: tree, mode, owner });
             self.b.section(Section::Child);
         }
@@ -155,8 +150,13 @@ impl Compiler<'_> {
         if late {
             self.late_ro.push((tree, pointer.to_owned()));
         }
-        if matches!(mount.kind.as_str(), "proc" | "sysfs") {
-            self.kernel.insert(dest.to_owned(), (tree, !or_copy));
+        let magic = match mount.kind.as_str() {
+            "proc" => Some(PROC_SUPER_MAGIC),
+            "sysfs" => Some(SYSFS_MAGIC),
+            _ => None,
+        };
+        if let Some(magic) = magic {
+            self.kernel.insert(dest.to_owned(), Kernel { slot: tree, fresh: !or_copy, magic });
         }
         if tmpfs && !copy_up {
             self.mounted.insert(dest.to_owned(), tree);

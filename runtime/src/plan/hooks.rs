@@ -1,7 +1,7 @@
 //! Hooks that the child runs, and the gate where the parent runs the others.
 
 use super::compile::Compiler;
-use super::{Gate, Op};
+use super::{Gate, List, Op};
 use crate::own::Files;
 use crate::spec::{Hook, NamespaceKind};
 
@@ -50,7 +50,7 @@ impl Compiler<'_> {
         self.b.op(Op::Fchdir { slot });
         // Ours is 0: what a hook makes would be everybody's to write to.
         self.b.op(Op::Umask { mask: 0o022 });
-        self.child_hooks("createContainer", &spec.hooks.create_container, "creating", &[], self.host.files);
+        self.child_hooks("createContainer", &spec.hooks.create_container, "creating", None, self.host.files);
         self.b.from("");
         self.b.op(Op::Umask { mask: 0 });
     }
@@ -58,12 +58,11 @@ impl Compiler<'_> {
     /// After the start gate, with all of the container's confinement. A hook without an environment gets the container's.
     pub(super) fn start_container_hooks(&mut self) {
         let spec = self.spec;
-        let env = spec.process.as_ref().map_or(&[][..], |p| &p.env);
         // The payload's limits hold already.
-        self.child_hooks("startContainer", &spec.hooks.start_container, "created", env, None);
+        self.child_hooks("startContainer", &spec.hooks.start_container, "created", self.env, None);
     }
 
-    fn child_hooks(&mut self, name: &str, hooks: &[Hook], status: &str, env: &[String], files: Option<Files>) {
+    fn child_hooks(&mut self, name: &str, hooks: &[Hook], status: &str, env: Option<List>, files: Option<Files>) {
         let bundle = self.bundle.to_string_lossy().into_owned();
         let (before, after) = state(self.id, status, &bundle, &self.spec.annotations);
         for (i, hook) in hooks.iter().enumerate() {
@@ -72,7 +71,11 @@ impl Compiler<'_> {
             let op = Op::Hook {
                 path: self.b.str(&hook.path),
                 argv: self.b.list(&argv, 0),
-                envp: self.b.list(hook.env.as_deref().unwrap_or(env), 0),
+                envp: match (&hook.env, env) {
+                    // HOME, where it had to be looked up, is in there by now.
+                    (None, Some(env)) => env,
+                    (own, _) => self.b.list(own.as_deref().unwrap_or(&[]), 0),
+                },
                 before: self.b.bytes(before.as_bytes()),
                 after: self.b.bytes(after.as_bytes()),
                 pid: self.wanted.new_has(NamespaceKind::Pid).then_some(1),

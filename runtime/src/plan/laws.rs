@@ -7,7 +7,7 @@ mod thread;
 pub use flow::slots;
 
 use flow::{filled_before_use, forward};
-use root::{attached, locked, opens, paths, root, watched};
+use root::{attached, locked, opens, own_groups, paths, root, uncovered, watched};
 use thread::by_thread;
 
 use super::{Gate, Op, Plan, Section};
@@ -28,6 +28,8 @@ pub fn broken(plan: &Plan) -> Option<String> {
         locked,
         watched,
         attached,
+        uncovered,
+        own_groups,
     ];
     laws.iter().find_map(|law| law(plan))
 }

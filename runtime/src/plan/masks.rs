@@ -1,8 +1,9 @@
-//! `/linux/readonlyPaths` and `/linux/maskedPaths`: mounts on top of what the container may only read, or not even that.
+//! `/linux/maskedPaths` and `/linux/readonlyPaths`: mounts on top of what the container may not even read, or only read.
 //!
 //! The sources are never looked up in the rootfs (CVE-2025-31133), so this happens while the host's tree is still there.
+//! Whatever is looked up in a mount comes before what may cover that mount, else it would be put where nobody sees it.
 
-use super::compile::Compiler;
+use super::compile::{Compiler, Kernel};
 use super::mounts::clean;
 use super::options::attr;
 use super::rootfs::{CLONE, EMPTY_PATH, NO_LINK, PLACE, RECURSIVE, resolve};
@@ -16,7 +17,7 @@ const LEFT_OPEN: usize = 64;
 
 /// A path on which something is put.
 enum Target {
-    /// One component of a procfs or sysfs that we have just made: nobody but the kernel decides what is there.
+    /// One component of a procfs or sysfs that we have made: nobody but the kernel decides what is there.
     Fresh { dir: Slot, name: Str },
     /// Whatever it is: it is opened first.
     Any,
@@ -37,18 +38,24 @@ impl Compiler<'_> {
         let clean = clean(path);
         let Some((parent, name)) = clean.rsplit_once('/') else { return Target::Any };
         match self.kernel.get(parent) {
-            Some((dir, true)) if !LINKS.contains(&name) => Target::Fresh { dir: *dir, name: self.b.str(name) },
+            Some(Kernel { slot, fresh: true, .. }) if !LINKS.contains(&name) => {
+                Target::Fresh { dir: *slot, name: self.b.str(name) }
+            }
             _ => Target::Any,
         }
+    }
+
+    /// The innermost procfs or sysfs that a path leads into, its destination's length, and the rest of the path.
+    fn in_kernel<'p>(&self, clean: &'p str) -> Option<(usize, Slot, &'p str)> {
+        let below = |dest: &str| clean.strip_prefix(dest).and_then(|rest| rest.strip_prefix('/'));
+        self.kernel.iter().filter_map(|(dest, mount)| Some((dest.len(), mount.slot, below(dest)?))).max()
     }
 
     /// The place of a masked or read-only path. Below a procfs or sysfs of ours it is looked up from that mount, because
     /// another container with the same rootfs may rename what it is mounted on (CVE-2019-19921).
     fn place(&mut self, root: Slot, path: &str, into: Slot, missing: Label) {
         let clean = clean(path);
-        let below = |dest: &str| clean.strip_prefix(dest).and_then(|rest| rest.strip_prefix('/'));
-        let ours = self.kernel.iter().filter_map(|(dest, (slot, _))| Some((dest.len(), *slot, below(dest)?))).max();
-        let (dir, path, resolve) = match ours {
+        let (dir, path, resolve) = match self.in_kernel(&clean) {
             Some((_, mount, rest)) => (mount, self.b.str(rest), resolve::BENEATH | resolve::NO_MAGICLINKS),
             None => (root, self.b.str(path), resolve::IN_ROOT | resolve::NO_MAGICLINKS),
         };
@@ -56,12 +63,55 @@ impl Compiler<'_> {
         self.b.op_on(op, &[(libc::ENOENT, missing), (libc::ENOTDIR, missing)]);
     }
 
-    /// Copies of themselves, made read-only, on top of themselves. What is not there needs no protection.
+    /// Hooks have been where the mounts are.
+    fn is_hooked(&self) -> bool {
+        let hooks = &self.spec.hooks;
+        [&hooks.prestart, &hooks.create_runtime, &hooks.create_container].iter().any(|list| !list.is_empty())
+    }
+
+    /// A hook may have mounted another procfs over ours: what the container will see is what lies on top now.
+    pub(super) fn look_again(&mut self) {
+        if !self.is_hooked() {
+            return;
+        }
+        let linux = &self.spec.linux;
+        let paths: Vec<String> = linux.masked_paths.iter().chain(&linux.readonly_paths).map(|p| clean(p)).collect();
+        let root = self.root().slot;
+        for (dest, mount) in self.kernel.clone() {
+            if !paths.iter().any(|path| path.strip_prefix(&dest).is_some_and(|rest| rest.starts_with('/'))) {
+                continue;
+            }
+            self.b.from("/hooks");
+            let slot = self.b.slot(format!("{dest} after hooks"));
+            // What is bound may lie behind a link.
+            let links = if mount.fresh { resolve::NO_SYMLINKS } else { resolve::NO_MAGICLINKS };
+            let (dir, path, resolve) = (Dir::At(root), self.b.str(&dest), resolve::IN_ROOT | links);
+            self.b.op(Op::Open { dir, path, flags: PLACE, mode: 0, resolve, into: slot });
+            self.b.op(Op::CheckFs { slot, magic: mount.magic, is: true });
+            self.kernel.insert(dest, Kernel { slot, ..mount });
+        }
+    }
+
+    /// Copies of themselves, made read-only, on top of themselves, and with the masks that are below. What is not there needs
+    /// no protection.
     pub(super) fn readonly_paths(&mut self) {
         let spec = self.spec;
         let root = self.root().slot;
-        for (i, path) in spec.linux.readonly_paths.iter().enumerate() {
-            self.b.from(format!("/linux/readonlyPaths/{i}"));
+        let mut paths: Vec<_> = spec.linux.readonly_paths.iter().enumerate().collect();
+        // What is neither may be a link onto any of the others.
+        paths.sort_by_key(|(_, path)| std::cmp::Reverse(self.in_kernel(&clean(path)).map(|(length, ..)| length)));
+        for (i, path) in paths {
+            let pointer = format!("/linux/readonlyPaths/{i}");
+            if clean(path) == "/" {
+                // On top of the root a copy would be above where the container's `/` is.
+                self.late_ro.push((root, pointer));
+                continue;
+            }
+            self.b.from(&pointer);
+            if clean(path) == "/dev" && self.mounted.contains_key("/dev") {
+                self.readonly_dev(root, path, pointer);
+                continue;
+            }
             let skip = self.b.label();
             let place = self.b.scratch(path);
             let tree = self.b.scratch(format!("{path} read-only"));
@@ -85,6 +135,19 @@ impl Compiler<'_> {
             }
             self.b.bind(skip);
         }
+    }
+
+    /// /dev/console is still to be made, in what the container will see.
+    fn readonly_dev(&mut self, root: Slot, path: &str, pointer: String) {
+        let (place, tree) = (self.b.scratch(path), self.b.slot(format!("{path} read-only")));
+        let (path, empty) = (self.b.str(path), self.b.str(""));
+        let resolve = resolve::IN_ROOT | resolve::NO_MAGICLINKS;
+        self.b.op(Op::Open { dir: Dir::At(root), path, flags: PLACE, mode: 0, resolve, into: place });
+        let flags = CLONE | RECURSIVE | EMPTY_PATH;
+        self.b.op(Op::OpenTree { dir: Dir::At(place), path: empty, flags, into: tree });
+        self.b.op(Op::MoveMount { from: tree, to: place });
+        self.mounted.insert("/dev".into(), tree);
+        self.late_ro.push((tree, pointer));
     }
 
     /// A read-only copy of what is in a fresh file system. What config.json mounts below keeps its own attributes.
@@ -115,9 +178,7 @@ impl Compiler<'_> {
         };
         let spec = self.spec;
         let mut named = spec.mounts.iter().map(|m| &m.destination).chain(spec.linux.devices.iter().map(|d| &d.path));
-        let hooks = &spec.hooks;
-        let hooked = [&hooks.prestart, &hooks.create_runtime, &hooks.create_container].iter().any(|h| !h.is_empty());
-        if !hooked && !named.any(|path| clean(path) == NULL) {
+        if !self.is_hooked() && !named.any(|path| clean(path) == NULL) {
             // The default device, which nobody else has had a hand in.
             return (dev, self.b.str("null"), CLONE | NO_LINK);
         }

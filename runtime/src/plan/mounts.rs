@@ -4,7 +4,7 @@
 
 use rustix::io::Errno;
 
-use super::compile::{Compiler, PROC_SUPER_MAGIC};
+use super::compile::{Compiler, Kernel, PROC_SUPER_MAGIC};
 use super::options::{Change, Options, attr};
 use super::rootfs::{Attributes, CLONE, DIRECTORY, NOFOLLOW, PLACE, RECURSIVE, resolve};
 use super::{Dir, Edge, Label, Op, Section, Slot};
@@ -31,6 +31,9 @@ const BELOW_PROC: &[&str] = &[
 pub(super) enum Place {
     /// A directory.
     Directory,
+    /// A directory whose mode is taken over by what is mounted there: one that is missing is made for everybody, with the mode
+    /// that a tmpfs has where nobody says another.
+    Shared,
     /// A directory reached without any symbolic link.
     Ordinary,
     /// Whatever the source is: a directory or a file.
@@ -61,6 +64,13 @@ pub fn clean(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
+impl Place {
+    /// Of the directory, when it is missing.
+    fn mode(self) -> u32 {
+        if matches!(self, Self::Shared) { 0o1777 } else { 0o755 }
+    }
+}
+
 impl Compiler<'_> {
     pub(super) fn mounts(&mut self) -> Result<()> {
         let spec = self.spec;
@@ -89,8 +99,12 @@ impl Compiler<'_> {
             return self.bind(mount, &options, &dest, pointer);
         }
         match mount.kind.as_str() {
-            "cgroup" | "cgroup2" => return self.cgroup(&options, &dest, pointer),
+            "cgroup" => return self.cgroup(&options, &dest, pointer, false),
+            "cgroup2" => return self.cgroup(&options, &dest, pointer, true),
             "proc" | "sysfs" => self.new_filesystem(mount, &options, &dest, Place::Ordinary, pointer),
+            "tmpfs" if !options.gives("mode") => {
+                self.new_filesystem(mount, &options, &dest, Place::Shared, pointer);
+            }
             _ => self.new_filesystem(mount, &options, &dest, Place::Directory, pointer),
         }
         Ok(())
@@ -188,7 +202,7 @@ impl Compiler<'_> {
             self.b.bind(through);
             let like = if let Place::Like(source) = kind { Some(source) } else { None };
             let path = self.b.bytes(dest.as_bytes());
-            self.b.op(Op::OpenMade { root, path, like, into });
+            self.b.op(Op::OpenMade { root, path, like, mode: kind.mode(), into });
         }
         self.b.bind(check);
         // A link in the image may have led below /proc, where only ordinary paths have been checked.
@@ -226,7 +240,7 @@ impl Compiler<'_> {
             let op = Op::Open { dir: Dir::At(dir), path: name, flags: create, mode: 0o755, resolve, into: probe };
             self.b.op_skip(op, &[Errno::EXIST]);
         } else {
-            self.b.op_skip(Op::Mkdir { dir, name, mode: 0o755 }, &[Errno::EXIST]);
+            self.b.op_skip(Op::Mkdir { dir, name, mode: kind.mode() }, &[Errno::EXIST]);
         }
         self.b.bind(made);
     }
@@ -278,7 +292,7 @@ impl Compiler<'_> {
             self.late_ro.push((tree, pointer.to_owned()));
         }
         if dest == "/proc" {
-            self.kernel.insert(dest.to_owned(), (tree, false));
+            self.kernel.insert(dest.to_owned(), Kernel { slot: tree, fresh: false, magic: PROC_SUPER_MAGIC });
         }
         Ok(())
     }
@@ -353,11 +367,12 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// The container's view of the control groups: a fresh mount in its cgroup namespace, or a copy of its own group.
-    fn cgroup(&mut self, options: &Options, dest: &str, pointer: &str) -> Result<()> {
+    /// The container's view of the control groups: a fresh mount in its cgroup namespace, or a copy of its own group. Of a
+    /// hybrid host's it is version 1, unless the other is asked for by name.
+    fn cgroup(&mut self, options: &Options, dest: &str, pointer: &str, named: bool) -> Result<()> {
         let spot = self.spot(dest, Place::Directory);
         let namespace = self.wanted.has(crate::spec::NamespaceKind::Cgroup);
-        if let Some(group) = self.groups.iter().find(|g| g.unified && g.name.is_empty()).cloned() {
+        if let Some(group) = self.groups.iter().find(|g| g.unified && (named || g.name.is_empty())).cloned() {
             return self.cgroup2(options, spot, dest, &group, namespace);
         }
         let tmpfs = self.b.slot(format!("{dest} mount"));
@@ -416,19 +431,30 @@ impl Compiler<'_> {
         namespace: bool,
     ) -> Result<()> {
         let tree = self.b.slot("cgroup2");
-        let fs = self.b.scratch("cgroup2 fs");
-        let kind = self.b.str("cgroup2");
-        let (fresh, copy, made) = (self.b.label(), self.b.label(), self.b.label());
-        self.b.op(Op::Fsopen { kind, into: fs });
-        let busy = [(0, fresh), (libc::EPERM, copy), (libc::EBUSY, copy)];
-        self.b.op_on(Op::FsCreate { fs }, &busy);
-        self.b.bind(copy);
         let path = if namespace { &group.path } else { &group.mount };
         let path = self.b.str(path.as_os_str().as_encoded_bytes());
-        self.b.op_on(Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE, into: tree }, &[(0, made)]);
-        self.b.bind(fresh);
-        self.b.op(Op::Fsmount { fs, attr: 0, into: tree });
-        self.b.bind(made);
+        let copy = Op::OpenTree { dir: Dir::Cwd, path, flags: CLONE, into: tree };
+        if namespace {
+            let (fs, kind) = (self.b.scratch("cgroup2 fs"), self.b.str("cgroup2"));
+            let (fresh, refused, made) = (self.b.label(), self.b.label(), self.b.label());
+            self.b.op(Op::Fsopen { kind, into: fs });
+            let busy = [(0, fresh), (libc::EPERM, refused), (libc::EBUSY, refused)];
+            self.b.op_on(Op::FsCreate { fs }, &busy);
+            self.b.bind(refused);
+            self.b.op_on(copy, &[(0, made)]);
+            self.b.bind(fresh);
+            self.b.op(Op::Fsmount { fs, attr: 0, into: tree });
+            self.b.bind(made);
+        } else {
+            // In the host's namespace a new mount takes the options of all others away, which are one file system: nsdelegate,
+            // memory_recursiveprot (runc issue 5258).
+            self.b.op(copy);
+        }
+        let spot = match spot {
+            // A copy may be a file's, for all that a plan says, and that could be put on a link.
+            Spot::Top(kind) if !namespace => Spot::At(self.open_place(dest, kind)),
+            spot => spot,
+        };
         self.change(tree, options.own, false);
         self.attach(tree, spot, dest);
         self.propagation_of(tree, &options.propagation);

@@ -49,8 +49,8 @@ pub enum Op {
     /// write(2), all of it in one call
     Write { slot: Slot, data: Bytes },
     /// readlinkat(2), mkdirat(2) and openat2(2), again and again: opens `path` inside `root`, makes what is missing on the way
-    /// and behind links, and at the end a directory, or what `like` is
-    OpenMade { root: Slot, path: Bytes, like: Option<Slot>, into: Slot },
+    /// and behind links, and at the end a directory with this mode, or what `like` is
+    OpenMade { root: Slot, path: Bytes, like: Option<Slot>, mode: u32, into: Slot },
     /// mkdirat(2) of one component
     Mkdir { dir: Slot, name: Str, mode: u32 },
     /// mknodat(2) of one component

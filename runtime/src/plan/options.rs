@@ -27,6 +27,8 @@ pub enum Word {
     Clear(u64),
     /// Chooses one of the exclusive access time behaviours.
     Atime(u64),
+    /// Takes one of them back, if it was chosen.
+    NotAtime(u64),
     /// Sets an attribute of the mount and of all below it.
     DeepSet(u64),
     /// Clears one.
@@ -74,8 +76,8 @@ pub const WORDS: &[(&str, Word)] = &[
     ("noiversion", Word::Nothing),
     ("nolazytime", Word::Nothing),
     ("nomand", Word::Nothing),
-    ("norelatime", Word::Atime(attr::RELATIME)),
-    ("nostrictatime", Word::Atime(attr::RELATIME)),
+    ("norelatime", Word::NotAtime(attr::RELATIME)),
+    ("nostrictatime", Word::NotAtime(attr::STRICTATIME)),
     ("nosuid", Word::Set(attr::NOSUID)),
     ("nosymfollow", Word::Set(attr::NOSYMFOLLOW)),
     ("private", Word::Propagation(libc::MS_PRIVATE)),
@@ -161,6 +163,14 @@ impl Change {
         self.clear |= attr::ATIME_MASK;
     }
 
+    /// What nobody chooses stays as it is: mount(2) keeps it in a remount that names none.
+    fn not_atime(&mut self, bits: u64) {
+        if self.clear & attr::ATIME_MASK != 0 && self.set & attr::ATIME_MASK == bits {
+            self.set &= !attr::ATIME_MASK;
+            self.clear &= !attr::ATIME_MASK;
+        }
+    }
+
     /// True if there is nothing to change.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -206,6 +216,11 @@ impl Options {
         self.remount && self.bind.is_none() && !(self.data.is_empty() && self.supers.is_empty())
     }
 
+    /// True if this datum is among those for the file system.
+    pub fn gives(&self, key: &str) -> bool {
+        self.data.iter().any(|d| d.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')))
+    }
+
     /// Sorts the options of a mount.
     pub fn of(mount: &Mount) -> Self {
         let mut o = Self::default();
@@ -214,6 +229,7 @@ impl Options {
                 Some(Word::Set(bits)) => o.own.set(bits),
                 Some(Word::Clear(bits)) => o.own.clear(bits),
                 Some(Word::Atime(bits)) => o.own.atime(bits),
+                Some(Word::NotAtime(bits)) => o.own.not_atime(bits),
                 Some(Word::DeepSet(bits)) => o.deep.set(bits),
                 Some(Word::DeepClear(bits)) => o.deep.clear(bits),
                 Some(Word::DeepAtime(bits)) => o.deep.atime(bits),
@@ -267,5 +283,18 @@ mod tests {
         };
         let o = Options::of(&mount);
         assert_eq!(o.own, Change { set: attr::NOSUID, clear: attr::RDONLY | attr::ATIME_MASK });
+    }
+
+    #[test]
+    fn what_is_taken_back_is_not_chosen() {
+        let own = |words: &[&str]| {
+            let options = words.iter().copied().map(String::from).collect();
+            Options::of(&Mount { options, ..Mount::default() }).own
+        };
+        for nothing in [&["norelatime"][..], &["nostrictatime"], &["strictatime", "nostrictatime"]] {
+            assert_eq!(own(nothing), Change::default(), "{nothing:?}");
+        }
+        assert_eq!(own(&["noatime", "norelatime", "nostrictatime"]), own(&["noatime"]));
+        assert_eq!(own(&["relatime", "norelatime"]), Change::default());
     }
 }

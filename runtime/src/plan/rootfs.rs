@@ -257,7 +257,7 @@ impl Compiler<'_> {
         self.b.op(Op::Fsmount { fs, attr, into });
     }
 
-    /// The working directory is made when it is missing, as runc does.
+    /// The working directory is made when it is missing, as runc does, also where it is to be read-only then.
     pub(super) fn make_cwd(&mut self) {
         let Some(process) = self.process.filter(|p| p.cwd != "/") else { return };
         self.b.from(self.pointer("/cwd"));

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -14,7 +14,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use rustix::process::Gid;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, testbed, until};
+use crate::bench::{Bench, finish, testbed, until};
 use crate::terminal::{read_all, receive};
 
 fn add(spec: &mut Value, mounts: &[Value]) {
@@ -154,6 +154,147 @@ pub fn directories_below_masks(b: &Bench) {
         assert!(!said.out.contains("secret"), "descriptor {fd}: {}", said.out);
     }
     assert!(!root.join("fixed/here").exists());
+}
+
+fn sysfs() -> Value {
+    json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]})
+}
+
+/// Lists in any order, links of the image and hooks that mount: what is masked is not seen, what is read-only is not written.
+pub fn masks_hold_under_what_covers_their_mounts(b: &Bench) {
+    symlink("/proc", b.bundle().join("rootfs/opt2")).unwrap();
+    symlink("/sys", b.bundle().join("rootfs/opt3")).unwrap();
+    fs::write(b.path("uptime"), "of the host\n").unwrap();
+    let script = "(true >/proc/sys/kernel/domainname) && echo w1; (true >>/proc/uptime) && echo w2
+        cat /proc/version; busybox ls /proc/fs /sys/fs /sys/kernel; :";
+    let mount =
+        format!("mount -t proc proc {0}/rootfs/proc; mount --bind {0}/rootfs/sys {0}/rootfs/sys", b.bundle().display());
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", mount], "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}]);
+    for (n, read_only) in [
+        vec!["/proc", "/sys", "/proc/sys", "/proc/uptime"],
+        vec!["/proc/uptime", "/proc/sys", "/proc/sys", "/sys/fs", "/sys", "/proc"],
+        vec!["/opt2", "/opt3", "/proc/uptime", "/proc/sys/kernel", "/proc/sys"],
+        vec!["/proc/sys", "/proc/uptime", "/proc", "/proc", "/opt2", "/proc/sys"],
+        vec!["/proc/sys", "/proc/version", "/proc/fs", "/proc/uptime"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        for masked in [
+            ["/proc/version", "/proc/fs", "/sys/fs", "/sys/kernel"],
+            ["/sys/kernel", "/opt3/fs", "/proc/fs", "/opt2/version"],
+        ] {
+            for hooked in [false, true] {
+                b.spec(&["sh", "-c", script], |s| {
+                    add(s, &[sysfs()]);
+                    if hooked {
+                        s["hooks"] = json!({"createContainer": hook});
+                    } else {
+                        add(s, &[bind(&b.path("uptime"), "/proc/uptime")]);
+                    }
+                    s["linux"]["maskedPaths"] = json!(masked);
+                    s["linux"]["readonlyPaths"] = json!(read_only);
+                });
+                let said = b.say(&["run", &b.id(&format!("{n}{hooked}"))]);
+                let lines: Vec<&str> = said.out.lines().filter(|l| !l.is_empty() && !l.ends_with(':')).collect();
+                assert_eq!((said.code, lines), (0, vec![]), "{read_only:?} {masked:?} {hooked}: {}", said.err);
+            }
+        }
+    }
+}
+
+/// What is made for a container is made before it may not write there any more.
+pub fn working_directory_in_a_read_only_path(b: &Bench) {
+    fs::create_dir(b.bundle().join("rootfs/work")).unwrap();
+    b.spec(&["sh", "-c", "pwd; (true >x) || echo fixed"], |s| {
+        s["process"]["cwd"] = json!("/work/deep/down");
+        s["linux"]["readonlyPaths"] = json!(["/work"]);
+    });
+    assert_eq!(b.fine(&["run", &b.id("x")]), "/work/deep/down\nfixed\n");
+}
+
+pub fn root_in_read_only_paths(b: &Bench) {
+    for path in ["/", "//", "/."] {
+        b.spec(&["sh", "-c", "(true >/x) || echo fixed; cat /etc/plain; (true >/dev/x) && echo not below"], |s| {
+            s["linux"]["readonlyPaths"] = json!([path, "/etc"]);
+        });
+        assert_eq!(b.fine(&["run", &b.id("x")]), "fixed\nnot a programnot below\n", "{path}");
+        assert!(!b.bundle().join("rootfs/x").exists());
+    }
+}
+
+/// docker run -u 1000 --tmpfs /cache: a directory of the image's has its mode, one that nobody has made is everybody's.
+pub fn modes_of_temporary_file_systems(b: &Bench) {
+    let root = b.bundle().join("rootfs");
+    fs::create_dir(root.join("kept")).unwrap();
+    fs::set_permissions(root.join("kept"), fs::Permissions::from_mode(0o751)).unwrap();
+    symlink("/behind/link", root.join("dangling")).unwrap();
+    let paths = ["/cache", "/deep/cache", "/dev/shm", "/dangling", "/copied", "/kept", "/given"];
+    let tmpfs =
+        |to: &str, options: Value| json!({"destination": to, "type": "tmpfs", "source": "tmpfs", "options": options});
+    // A second container finds what the first has made: runc takes that for the image's.
+    for _ in 0..1 + u32::from(b.is_mini()) {
+        b.spec(&[&["busybox", "stat", "-L", "-c", "%a %n"], &paths[..]].concat(), |s| {
+            for path in paths {
+                let options = match path {
+                    "/given" => json!(["mode=700"]),
+                    "/copied" => json!(["tmpcopyup"]),
+                    _ => json!(["nosuid", "size=1m"]),
+                };
+                add(s, &[tmpfs(path, options)]);
+            }
+        });
+        let said = b.fine(&["run", &b.id("x")]);
+        let is = "1777 /cache\n1777 /deep/cache\n1777 /dev/shm\n1777 /dangling\n1777 /copied\n751 /kept\n700 /given\n";
+        assert_eq!(said, is);
+    }
+}
+
+/// Words that take a choice back make no other.
+pub fn access_times_that_nobody_chooses(b: &Bench) {
+    let lines = |words: Value| {
+        b.spec(&["busybox", "grep", " /mnt ", "/proc/mounts"], |s| {
+            let tmpfs =
+                json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs", "options": ["noatime", "mode=700"]});
+            let again = json!({"destination": "/mnt", "type": "none", "source": "none", "options": words});
+            add(s, &[tmpfs, again]);
+        });
+        b.fine(&["run", &b.id("x")])
+    };
+    assert!(lines(json!(["remount", "norelatime"])).contains("noatime"));
+    assert!(lines(json!(["remount", "nostrictatime"])).contains("noatime"));
+    assert!(lines(json!(["remount", "relatime"])).contains("relatime"));
+}
+
+/// The other version's mount shows the other version, where there are both.
+pub fn second_version_by_name(b: &Bench) {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    if !mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup2")) {
+        return;
+    }
+    b.spec(&["busybox", "grep", " /cg ", "/proc/mounts"], |s| {
+        add(s, &[json!({"destination": "/cg", "type": "cgroup2", "source": "cgroup", "options": ["ro"]})]);
+        s["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "cgroup"}));
+    });
+    let said = b.fine(&["run", &b.id("x")]);
+    assert!(said.split(' ').nth(2) == Some("cgroup2") && said.lines().count() == 1, "{said}");
+}
+
+/// The kernel makes no new sysfs for whom a part of the host's is covered for, and gives no more than EPERM.
+pub fn sysfs_where_a_part_is_covered(b: &Bench) {
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    b.spec(&["sh", "-c", "busybox ls /sys/kernel; grep -c ' /sys ' /proc/mounts"], |s| {
+        s["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        (s["linux"]["uidMappings"], s["linux"]["gidMappings"]) = (map.clone(), map);
+        add(s, &[sysfs()]);
+    });
+    let script = "mount -t tmpfs none /sys/kernel && mkdir /sys/kernel/covered && exec \"$@\"";
+    let mut command = Command::new(testbed().join("tools/bin/busybox"));
+    command.args(["unshare", "-m", "sh", "-c", script, "sh"]);
+    let run = b.command(&["run", &b.id("x")]);
+    command.arg(run.get_program()).args(run.get_args()).current_dir(b.bundle());
+    let said = finish(command);
+    assert_eq!((said.code, said.out.as_str()), (0, "covered\n1\n"), "{}", said.err);
 }
 
 /// A user namespace that somebody else has made: `hostUsers: false` of Kubernetes.
@@ -368,6 +509,17 @@ pub fn hooks_speak_to_nobody(b: &Bench) {
         assert!(said.code != 0 && said.out.is_empty(), "{hook}: {}", said.out);
         assert!(said.err.contains("exit status") && said.err.contains("its reason"), "{hook}: {}", said.err);
     }
+}
+
+/// A hook in the container that has no environment of its own has its process', HOME too.
+pub fn environment_of_hooks_in_the_container(b: &Bench) {
+    b.spec(&["cat", "/tmp/said"], |s| {
+        s["process"]["env"] = json!(["PATH=/bin", "WORD=x"]);
+        let args = ["sh", "-c", "echo $HOME $WORD >/tmp/said"];
+        s["hooks"] = json!({"startContainer": [{"path": "/bin/sh", "args": args}]});
+        add(s, &[json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"})]);
+    });
+    assert_eq!(b.fine(&["run", &b.id("x")]), "/ x\n");
 }
 
 /// It is handed over by the create, whose end nobody waits for.

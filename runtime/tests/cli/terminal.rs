@@ -141,3 +141,26 @@ pub fn foreground(b: &Bench) {
     });
     assert_eq!(code.unwrap().code(), Some(4));
 }
+
+/// It is the terminal, there and to be written to, although nothing can be made beside it.
+pub fn console_in_a_read_only_dev(b: &Bench) {
+    let path = b.path("console.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    for hooked in [false, true] {
+        let id = b.id(&format!("{hooked}"));
+        b.spec(&["sh", "-c", "echo written >/dev/console; (true >/dev/x) 2>/dev/null || echo fixed"], |s| {
+            s["process"]["terminal"] = json!(true);
+            s["linux"]["readonlyPaths"] = json!(["/dev", "/dev/"]);
+            if hooked {
+                s["hooks"] = json!({"createContainer": [{"path": "/bin/true"}]});
+            }
+        });
+        b.detached(&["create", "--console-socket", path.to_str().unwrap(), &id]);
+        let (_, master) = receive(&listener.accept().unwrap().0);
+        let reader = std::thread::spawn(move || read_all(master));
+        b.fine(&["start", &id]);
+        assert_eq!(reader.join().unwrap(), "written\nfixed\n");
+        b.wait_for(&id, "stopped");
+        b.fine(&["delete", &id]);
+    }
+}

@@ -148,6 +148,61 @@ fn another_order_is_noticed() {
 }
 
 #[test]
+fn masks_that_are_covered_are_noticed() {
+    let mut spec = spec_of_docker();
+    spec.linux.readonly_paths = vec!["/proc".into(), "/proc/sys".into()];
+    let plan = init(&hosts::hybrid(), &spec, PLAIN).unwrap();
+    let from = |plan: &Plan, what: &str| {
+        let steps = plan.child.iter().enumerate().filter(|(_, s)| plan.text(s.from) == what);
+        steps.map(|(i, _)| i).collect::<Vec<_>>()
+    };
+    let (root, below) = (from(&plan, "/linux/readonlyPaths/0"), from(&plan, "/linux/readonlyPaths/1"));
+    let first = from(&plan, "/linux/maskedPaths/0")[0];
+    noticed(&changed(&plan, first, |s| s.from = plan.child[root[0]].from), "what a mask is put into");
+    assert!(below[0] < root[0], "what may cover the mount comes last");
+    let early = changed(&plan, below[0], |s| {
+        let (Op::OpenTree { into: tree, .. }, Op::Open { dir, path, flags, mode, resolve, .. }) =
+            (s.op, plan.child[root[0]].op)
+        else {
+            unreachable!("a copy of what is fresh, and of what is looked up");
+        };
+        s.op = Op::Open { dir, path, flags, mode, resolve, into: tree };
+    });
+    noticed(&early, "a read-only copy may cover");
+    let hook = runtime::spec::Hook { path: "/bin/hook".into(), ..runtime::spec::Hook::default() };
+    spec.hooks.create_container = vec![hook];
+    let plan = init(&hosts::hybrid(), &spec, PLAIN).unwrap();
+    assert_eq!(laws::broken(&plan), None);
+    let again = find(&plan, |o| matches!(*o, Op::Open { into, .. } if plan.slot_name(into) == "/proc after hooks"));
+    let hooked = find(&plan, |o| matches!(o, Op::Hook { .. }));
+    let early = changed(&plan, again, |s| s.op = plan.child[hooked].op);
+    noticed(&changed(&early, hooked, |s| s.op = plan.child[again].op), "hooks may have covered");
+    let looked = changed(&plan, again + 1, |s| s.op = Op::Umask { mask: 0 });
+    noticed(&looked, "may be anything");
+}
+
+#[test]
+fn a_cgroup2_of_the_host_is_noticed() {
+    let cgroup = runtime::spec::NamespaceKind::Cgroup;
+    let mut spec = spec_of_docker();
+    spec.linux.namespaces.retain(|n| n.kind != cgroup);
+    spec.linux.namespaces.push(runtime::spec::Namespace { kind: cgroup, path: String::new() });
+    let mount = |plan: &Plan| {
+        plan.child.iter().any(|s| matches!(s.op, Op::Fsopen { kind, .. } if plan.text(kind) == "cgroup2"))
+    };
+    let plan = init(&hosts::v2(), &spec, PLAIN).unwrap();
+    assert!(mount(&plan));
+    assert_eq!(laws::broken(&plan), None);
+    let group = libc::CLONE_NEWCGROUP as u64;
+    let own = find(&plan, |o| matches!(o, Op::Unshare { flags } if flags & group != 0));
+    noticed(&without(&plan, Section::Child, own), "a cgroup2 without a cgroup namespace");
+    spec.linux.namespaces.retain(|n| n.kind != cgroup);
+    let plan = init(&hosts::v2(), &spec, PLAIN).unwrap();
+    assert!(!mount(&plan));
+    assert_eq!(laws::broken(&plan), None);
+}
+
+#[test]
 fn a_procfs_that_is_covered_is_noticed() {
     let plan = plain();
     let score = find(&plan, |o| matches!(*o, Op::Open { path, .. } if plan.text(path) == "self/oom_score_adj"));

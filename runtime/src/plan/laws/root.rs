@@ -2,7 +2,7 @@
 
 use super::{SECTIONS, all};
 use crate::plan::rootfs::resolve;
-use crate::plan::{Dir, Edges, Op, Plan, Slot, Step};
+use crate::plan::{Dir, Edges, Gate, Op, Plan, Slot, Step};
 
 /// The way into the root file system, and that nothing of the host is reached from inside.
 pub(super) fn root(plan: &Plan) -> Option<String> {
@@ -18,12 +18,14 @@ pub(super) fn root(plan: &Plan) -> Option<String> {
         return Some("the caller's umask cuts modes".into());
     }
     let from = |what: &str| -> Vec<usize> {
-        let is = |s: &Step| plan.text(s.from).starts_with(what);
+        // What was put somewhere before may become read-only later.
+        let attribute = |s: &Step| matches!(s.op, Op::SetAttr { .. } | Op::Remount { .. });
+        let is = |s: &Step| plan.text(s.from).starts_with(what) && !attribute(s);
         plan.child.iter().enumerate().filter(|(_, s)| is(s)).map(|(i, _)| i).collect()
     };
     let (read_only, masks) = (from("/linux/readonlyPaths"), from("/linux/maskedPaths"));
-    if matches!((read_only.last(), masks.first()), (Some(r), Some(m)) if r > m) {
-        return Some("masks go on top of read-only paths".into());
+    if matches!((read_only.first(), masks.last()), (Some(r), Some(m)) if r < m) {
+        return Some("a read-only copy lies on what a mask is put into".into());
     }
     for i in all(plan, |o| matches!(o, Op::PivotRoot)) {
         let slave = |s: &Step| {
@@ -67,6 +69,41 @@ pub(super) fn root(plan: &Plan) -> Option<String> {
         }
         _ => None,
     })
+}
+
+/// What protects paths goes onto what the container will see, not below a mount that has come to cover it: nothing is looked
+/// up in a mount any more when hooks or copies of what only links lead to may lie on it.
+pub(super) fn uncovered(plan: &Plan) -> Option<String> {
+    let protects = |s: &Step| {
+        let from = plan.text(s.from);
+        from.starts_with("/linux/maskedPaths/") || from.starts_with("/linux/readonlyPaths/")
+    };
+    let root = plan.child.iter().enumerate().find_map(|(i, s)| match (s.op, plan.child.get(i + 1)?.op) {
+        (Op::Fchdir { slot }, Op::PivotRoot | Op::Chroot { .. }) => Some(slot),
+        _ => None,
+    })?;
+    let is_hook = |s: &Step| matches!(s.op, Op::Gate { gate: Gate::Hooks, .. } | Op::Hook { .. });
+    let entered = all(plan, |o| matches!(o, Op::PivotRoot | Op::Chroot { .. })).pop()?;
+    let hooked = plan.child[..entered].iter().rposition(is_hook);
+    let mut in_root = false;
+    for (i, step) in plan.child.iter().enumerate().filter(|(_, s)| protects(s)) {
+        let dir = match step.op {
+            Op::Open { dir: Dir::At(dir), .. } | Op::MoveMountTo { dir, .. } => dir,
+            _ => continue,
+        };
+        if dir == root {
+            in_root |= plan.text(step.from).starts_with("/linux/readonlyPaths/");
+            continue;
+        }
+        let found = |s: &Step| super::flow::slots(&s.op).1 == Some(dir);
+        if hooked.is_some_and(|hook| !plan.child[hook..i].iter().any(found)) {
+            return Some(format!("child {i}: hooks may have covered <{}>", plan.slot_name(dir)));
+        }
+        if in_root {
+            return Some(format!("child {i}: a read-only copy may cover <{}>", plan.slot_name(dir)));
+        }
+    }
+    None
 }
 
 /// The host's procfs, as the parent has opened it by name or as the child's directory in it.
@@ -171,9 +208,13 @@ fn is_looked_at_else(plan: &Plan, step: &Step, name: &str) -> bool {
     plan.child.iter().chain(&plan.prepare).any(directory) && opened
 }
 
-/// A file system that a step before the `i`th has made.
+/// A file system that a step before the `i`th has made, or found to be the kernel's own.
 fn fresh(plan: &Plan, i: usize, dir: Slot) -> bool {
-    plan.child[..i].iter().any(|s| matches!(s.op, Op::Fsmount { into, .. } if into == dir))
+    plan.child[..i].iter().any(|s| match s.op {
+        Op::Fsmount { into, .. } => into == dir,
+        Op::CheckFs { slot, magic: 0x9fa0 | 0x6265_6572, is: true } => slot == dir,
+        _ => false,
+    })
 }
 
 /// Below the rootfs nothing is reached by a string alone: openat2 stays in the root or beneath a directory, and names given
@@ -244,6 +285,16 @@ pub(super) fn locked(plan: &Plan) -> Option<String> {
         }
     }
     None
+}
+
+/// A cgroup2 made in the host's namespace changes the options of the host's (cgroups(7), runc issue 5258).
+pub(super) fn own_groups(plan: &Plan) -> Option<String> {
+    let group = libc::CLONE_NEWCGROUP as u64;
+    let made = |s: &Step| matches!(s.op, Op::Fsopen { kind, .. } if plan.text(kind) == "cgroup2");
+    let enters = |s: &Step| matches!(s.op, Op::Unshare { flags } | Op::Setns { flags, .. } if flags & group != 0);
+    let at = plan.child.iter().position(made)?;
+    let own = plan.clone_flags & group != 0 || plan.child[..at].iter().any(enters);
+    (!own).then(|| format!("child {at}: a cgroup2 without a cgroup namespace"))
 }
 
 /// What is mounted is made before it is attached, and attached.

@@ -26,7 +26,7 @@ fn mount(m: &Mount, user_namespace: bool) -> Result<()> {
     if is_root(&m.destination) {
         return Err(Error::invalid("/destination", "mounting into / is prohibited"));
     }
-    let bind = m.options.iter().any(|o| o == "bind" || o == "rbind");
+    let bind = m.kind == "bind" || m.options.iter().any(|o| o == "bind" || o == "rbind");
     if bind {
         // The kernel ignores data of a bind mount in silence. An empty word is no data (`"options": [""]`).
         let data = m.options.iter().position(|o| !o.is_empty() && !words::is_mount_option(o));
