@@ -2,6 +2,7 @@
 
 mod bed;
 mod look;
+mod terminal;
 
 use std::future::Future;
 use std::io::Write;
