@@ -28,6 +28,7 @@ use runtime::container::Stdio;
 use rustix::fs::{Gid, OFlags, Uid};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 
 pub use drain::Drain;
 use end::End;
@@ -82,9 +83,15 @@ pub struct Wiring {
     logger: Option<Logger>,
     /// Further write ends of the logger's pipes.
     logged: Vec<End>,
+    terminal: Option<Terminal>,
     /// Bytes that the process's group may have, as its container was created; `None` or -1 is unlimited. What it has written and
     /// nobody has read counts.
     pub memory: Option<i64>,
+}
+
+struct Terminal {
+    master: End,
+    slave: Option<End>,
 }
 
 struct Stdin {
@@ -185,6 +192,15 @@ pub fn open(paths: &Paths, owner: Owner, names: &Names) -> Result<Opened, String
 }
 
 impl Wiring {
+    /// Takes the master of the process's terminal, if it has one. Blocking: whoever changes its line discipline holds the lock that the
+    /// opening of a slave takes (TIOCSETD, tty_open()).
+    pub fn take_terminal(&mut self, console: Option<OwnedFd>) {
+        self.terminal = console.map(|master| Terminal {
+            slave: slave_of(&master).map(End::of_terminal),
+            master: End::of_terminal(master),
+        });
+    }
+
     /// Adds one output and answers the process's end of it.
     fn output(&mut self, to: Option<Target>, terminal: bool, owner: Owner) -> Result<Option<OwnedFd>, String> {
         let Some(to) = to else { return Ok(None) };
@@ -196,6 +212,12 @@ impl Wiring {
         self.outputs.push(Output { from: Some(End::of_process(nonblocking(read)?)), to });
         Ok(Some(write))
     }
+}
+
+/// The other end of a process's terminal. Without it a process that closes its own has a terminal that is dead: the master says
+/// EIO as long as no slave is open, and the process may open it again. `None`: the master's devpts is mounted nowhere.
+fn slave_of(master: &OwnedFd) -> Option<OwnedFd> {
+    ioctl_tiocgptpeer(master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).ok()
 }
 
 fn strip(path: &str) -> &str {

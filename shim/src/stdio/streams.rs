@@ -9,7 +9,6 @@ use std::time::Duration;
 use runtime::reap;
 use rustix::fs::{FileType, fstat};
 use rustix::io::fcntl_dupfd_cloexec;
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::Interest;
 use tokio::sync::{Mutex, oneshot};
@@ -21,7 +20,7 @@ use super::end::{End, Watched};
 use super::fifo::{self, Fifo, Input, Target};
 use super::pump::{self, Source};
 use super::relay::{self, Cut, Ended};
-use super::{Drain, Output, Stdin, Wiring};
+use super::{Drain, Output, Stdin, Terminal, Wiring};
 use crate::ready::{self, Fd};
 use crate::worker;
 
@@ -45,18 +44,17 @@ pub struct Streams {
 }
 
 impl Wiring {
-    /// Starts to copy. `console` is the process's pty master if it has a terminal. On the event loop.
+    /// Starts to copy. On the event loop.
     ///
     /// Errors: stdin's fifo cannot be opened, or the descriptors cannot be registered with the loop.
-    pub fn run(self, console: Option<OwnedFd>) -> io::Result<Streams> {
+    pub fn run(self) -> io::Result<Streams> {
         let mut streams = Streams::default();
-        let console = match console {
-            Some(master) => {
-                streams.drain.slave = slave_of(&master);
+        let console = match self.terminal {
+            Some(Terminal { master, slave }) => {
+                streams.drain.slave = slave;
                 let flags = rustix::fs::fcntl_getfl(&master)?;
                 rustix::fs::fcntl_setfl(&master, flags | rustix::fs::OFlags::NONBLOCK)?;
-                let both = Interest::READABLE | Interest::WRITABLE;
-                Some(Arc::new(End::of_terminal(master).watched(both)?))
+                Some(Arc::new(master.watched(Interest::READABLE | Interest::WRITABLE)?))
             }
             None => None,
         };
@@ -98,12 +96,6 @@ impl Wiring {
         };
         Ok(streams)
     }
-}
-
-/// The other end of a process's terminal. Without it a process that closes its own has a terminal that is dead: the master says
-/// EIO as long as no slave is open, and the process may open it again. `None`: the master's devpts is mounted nowhere.
-fn slave_of(master: &OwnedFd) -> Option<OwnedFd> {
-    ioctl_tiocgptpeer(master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).ok()
 }
 
 /// Copies to the process's pipe until `from` ends, which is the end of stdin.

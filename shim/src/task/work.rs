@@ -75,7 +75,7 @@ fn create_mounted(shim: &Shim, create: &Create, spec: &Spec) -> Result<Made, Str
         oom = cgroup.oom().ok();
         Ok(())
     });
-    let (container, child) = made.map_err(|e| {
+    let (container, mut child) = made.map_err(|e| {
         // What was there before is another's.
         if begun {
             forget(create);
@@ -89,6 +89,7 @@ fn create_mounted(shim: &Shim, create: &Create, spec: &Spec) -> Result<Made, Str
         bury(&child);
         return Err(error);
     }
+    opened.wiring.take_terminal(child.console.take());
     Ok(Made { container, child, wiring: opened.wiring, oom })
 }
 
@@ -148,7 +149,8 @@ pub(super) fn exec(
         cgroup: &[],
         fault: None,
     };
-    let child = container.exec(&shim.host, request).map_err(|e| failed(e.to_string()))?;
+    let mut child = container.exec(&shim.host, request).map_err(|e| failed(e.to_string()))?;
+    opened.wiring.take_terminal(child.console.take());
     Ok((child, opened.wiring))
 }
 

@@ -127,3 +127,120 @@ fn deleting_a_terminal_that_is_being_written_to_holds_up_nobody() {
         bed.delete(&id, "").await.unwrap();
     });
 }
+
+/// Three who change the line discipline of a terminal in turns: each waits five seconds for one who is [`Stuck`], and holds a lock
+/// that whoever opens or closes the terminal needs.
+struct Busy {
+    stop: Arc<AtomicBool>,
+    stuck: Option<Stuck>,
+    changing: Vec<JoinHandle<()>>,
+}
+
+impl Busy {
+    fn new(slave: OwnedFd) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let twin = || slave.try_clone().unwrap();
+        let stuck = Some(Stuck::new(twin()));
+        let change = || {
+            let (slave, stop) = (twin(), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    // N_TTY of <linux/tty.h>.
+                    let ordinary: libc::c_int = 0;
+                    // SAFETY: TIOCSETD reads an int (ioctl_tty(2)).
+                    unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSETD, &raw const ordinary) };
+                }
+            })
+        };
+        let changing = (0..3).map(|_| change()).collect();
+        Self { stop, stuck, changing }
+    }
+
+    /// Of a terminal that is still to come.
+    fn of_next(terminal: String) -> JoinHandle<Self> {
+        std::thread::spawn(move || {
+            let end = Instant::now() + Duration::from_secs(20);
+            loop {
+                match open(Path::new(&terminal)) {
+                    Ok(slave) => return Self::new(slave),
+                    Err(error) => assert!(Instant::now() < end, "{terminal}: {error}"),
+                }
+            }
+        })
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.stuck = None;
+        for thread in self.changing.drain(..) {
+            let _ended = thread.join();
+        }
+    }
+}
+
+#[test]
+fn opening_a_terminal_whose_lock_is_held_holds_up_nobody_else() {
+    on_loop(async {
+        let Some(bed) = Bed::new("open").await else { return };
+        let id = bed.id("a");
+        let _output = bed.create(&id, "exec sleep 1000").await;
+        let pid = bed.start(&id, "").await.unwrap();
+        let mut request = bed.exec_request(&id, "e", "exec sleep 1000");
+        let (out, _output) = bed.fifo("e.out");
+        (request.stdout, request.terminal) = (out, true);
+        bed.task.exec(limit(), &request).await.unwrap();
+        let busy = Busy::of_next(format!("/proc/{pid}/root/dev/pts/0"));
+        let looking = async {
+            while !busy.is_finished() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            for _ in 0..40 {
+                answers(&bed, &id, "while the exec starts").await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            drop(busy.join());
+        };
+        let (started, ()) = tokio::join!(bed.start(&id, "e"), looking);
+        started.unwrap();
+        bed.kill(&id, "", 9).await.unwrap();
+        bed.wait(&id, "e").await.unwrap();
+        bed.wait(&id, "").await.unwrap();
+        bed.delete(&id, "").await.unwrap();
+        is_calm(&bed).await;
+    });
+}
+
+#[test]
+fn closing_a_terminal_whose_lock_is_held_holds_up_nobody() {
+    on_loop(async {
+        let Some(bed) = Bed::new("close").await else { return };
+        let id = bed.id("a");
+        let _output = bed.create(&id, "exec sleep 1000").await;
+        let pid = bed.start(&id, "").await.unwrap();
+        // TIOCNOTTY: a session that still has its terminal waits for the same when it ends.
+        let lets_go = r#"trap '' HUP; exec perl -e 'ioctl(STDIN, 0x5422, 0) or die; open(STDOUT, ">/dev/null"); open(STDERR, ">/dev/null");
+                         open(STDIN, "</dev/null"); sleep 1000'"#;
+        let mut request = bed.exec_request(&id, "e", lets_go);
+        let (out, _output) = bed.fifo("e.out");
+        (request.stdout, request.terminal) = (out, true);
+        bed.task.exec(limit(), &request).await.unwrap();
+        let exec = bed.start(&id, "e").await.unwrap();
+        let input = || std::fs::read_link(format!("/proc/{exec}/fd/0")).unwrap();
+        until(|| input() == Path::new("/dev/null"), || format!("its stdin is {:?}", input())).await;
+        let busy = Busy::new(open(Path::new(&format!("/proc/{pid}/root/dev/pts/0"))).unwrap());
+        bed.kill(&id, "e", 9).await.unwrap();
+        for _ in 0..40 {
+            answers(&bed, &id, "after the exit").await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::timeout(SOON, bed.wait(&id, "e")).await.expect("Wait hangs").unwrap();
+        drop(busy);
+        bed.delete(&id, "e").await.unwrap();
+        is_calm(&bed).await;
+        bed.kill(&id, "", 9).await.unwrap();
+        bed.wait(&id, "").await.unwrap();
+        bed.delete(&id, "").await.unwrap();
+    });
+}
