@@ -40,6 +40,13 @@ pub fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
     })
 }
 
+/// When a process ended: without an end Go's zero time, the first of January of the year 1 in UTC (time.Time.IsZero), as containerd's own
+/// shim sends it. A time that is left out is the year 1970 to a client, and so an end.
+pub fn exited_at(exit: Option<Exit>) -> MessageField<Timestamp> {
+    let never = Timestamp { seconds: -62_135_596_800, ..Timestamp::default() };
+    exit.map_or_else(|| MessageField::some(never), |exit| timestamp(exit.at))
+}
+
 /// A Create request without its id's checks, which are the service's.
 pub fn create(request: api::CreateTaskRequest) -> Result<Create, Refusal> {
     let options =
@@ -99,10 +106,8 @@ pub fn state(id: &str, exec_id: &str, state: State) -> api::StateResponse {
     answer.stdout = state.paths.stdout;
     answer.stderr = state.paths.stderr;
     answer.terminal = state.paths.terminal;
-    if let Some(exit) = state.exit {
-        answer.exit_status = exit.status;
-        answer.exited_at = timestamp(exit.at);
-    }
+    answer.exit_status = state.exit.map_or(0, |exit| exit.status);
+    answer.exited_at = exited_at(state.exit);
     answer
 }
 

@@ -140,10 +140,8 @@ impl TaskApi for Service {
         let mut response = api::DeleteResponse::new();
         if let Reply::Deleted { pid, exit } = answer.map_err(convert::status)? {
             response.pid = pid;
-            if let Some(exit) = exit {
-                response.exit_status = exit.status;
-                response.exited_at = convert::timestamp(exit.at);
-            }
+            response.exit_status = exit.map_or(0, |exit| exit.status);
+            response.exited_at = convert::exited_at(exit);
         }
         Ok(response)
     }

@@ -17,6 +17,9 @@ use serde_json::json;
 
 use bed::{Bed, code, is_mounted, limit, raw, reader, until, writer};
 
+/// Go's zero time: for containerd's clients something that has not happened.
+const YEAR_1: i64 = -62_135_596_800;
+
 fn on_loop(test: impl Future<Output = ()>) {
     let all = async { tokio::time::timeout(Duration::from_secs(100), test).await.expect("the test hangs") };
     tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap().block_on(all);
@@ -33,6 +36,7 @@ fn one_life() {
         let created = bed.state(&id, "").await.unwrap();
         assert_eq!(created.status.value(), 1);
         assert_eq!(created.stdout, bed.path(&format!("{id}.out")).display().to_string());
+        assert_eq!(created.exited_at.seconds, YEAR_1, "no end");
         let second = code(bed.task.create(limit(), &bed_again(&created)).await.unwrap_err());
         assert_eq!(second.0, Code::ALREADY_EXISTS);
 
@@ -44,6 +48,7 @@ fn one_life() {
         assert_eq!(heard, ["create a", "start a", "exit a 7"]);
         let stopped = bed.state(&id, "").await.unwrap();
         assert_eq!((stopped.status.value(), stopped.exit_status, stopped.pid), (3, 7, pid));
+        assert!(stopped.exited_at.seconds > 0, "{:?}", stopped.exited_at);
         assert_eq!(output.join().unwrap(), b"mini 1\n");
 
         let killed = code(bed.kill(&id, "", 15).await.unwrap_err());
@@ -59,6 +64,7 @@ fn one_life() {
 
         let deleted = bed.delete(&id, "").await.unwrap();
         assert_eq!((deleted.pid, deleted.exit_status), (pid, 7));
+        assert_eq!(deleted.exited_at, stopped.exited_at);
         assert!(!is_mounted(&rootfs));
         assert_eq!(code(bed.state(&id, "").await.unwrap_err()).0, Code::NOT_FOUND);
         assert_eq!(code(bed.delete(&id, "").await.unwrap_err()).0, Code::NOT_FOUND);
@@ -104,6 +110,9 @@ fn execs() {
         assert_eq!(code(bed.exec(&id, "e1", "true").await.err().unwrap()).0, Code::ALREADY_EXISTS);
         assert_eq!(code(bed.kill(&id, "e1", 9).await.unwrap_err()).0, Code::FAILED_PRECONDITION);
         assert_eq!(code(bed.start(&id, "e9").await.unwrap_err()).0, Code::NOT_FOUND);
+        let _output = bed.exec(&id, "never", "true").await.unwrap();
+        let deleted = bed.delete(&id, "never").await.unwrap();
+        assert_eq!((deleted.exit_status, deleted.exited_at.seconds), (0, YEAR_1));
         bed.start(&id, "e1").await.unwrap();
         assert_eq!(bed.wait(&id, "e1").await.unwrap(), 3);
         assert_eq!(output.join().unwrap(), b"in\n");
