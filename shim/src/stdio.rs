@@ -15,11 +15,10 @@ mod relay;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod uri;
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +34,7 @@ use end::End;
 use fifo::{Fifo, Input, Target};
 use logger::Logger;
 pub use streams::Streams;
+use uri::Uri;
 
 /// What the client asked for, word for word; State gives it back so that others can attach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,31 +110,18 @@ struct Output {
 enum Scheme<'a> {
     Fifo,
     File(PathBuf),
-    Binary { rest: &'a str, ready_required: bool },
+    Binary { uri: Uri<'a>, ready_required: bool },
 }
 
 fn scheme(stdout: &str) -> Result<Scheme<'_>, String> {
-    match stdout.split_once("://") {
-        None | Some(("fifo", _)) => Ok(Scheme::Fifo),
-        Some(("file", rest)) => Ok(Scheme::File(path_of(rest).map_err(|why| format!("{stdout:?}: {why}"))?)),
-        Some(("binary", rest)) => Ok(Scheme::Binary { rest, ready_required: false }),
-        Some(("binary-v2", rest)) => Ok(Scheme::Binary { rest, ready_required: true }),
-        Some((other, _)) => Err(format!("unknown STDIO scheme {other}")),
+    let Some(uri) = Uri::parse(stdout) else { return Ok(Scheme::Fifo) };
+    match uri.scheme.as_str() {
+        "fifo" => Ok(Scheme::Fifo),
+        "file" => uri.path().map(Scheme::File).map_err(|why| format!("{stdout:?}: {why}")),
+        "binary" => Ok(Scheme::Binary { uri, ready_required: false }),
+        "binary-v2" => Ok(Scheme::Binary { uri, ready_required: true }),
+        other => Err(format!("unknown STDIO scheme {other}")),
     }
-}
-
-/// The path in what follows `file://`, as Go's url.Parse finds it: without host, query and fragment, and decoded.
-fn path_of(rest: &str) -> Result<PathBuf, String> {
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    let path = rest.find('/').map(|host| &rest[host..]).ok_or("no absolute path")?;
-    for (at, _) in path.match_indices('%') {
-        let digits = path.as_bytes()[at + 1..].iter().take(2);
-        if digits.filter(|b| b.is_ascii_hexdigit()).count() < 2 {
-            let escape: String = path[at..].chars().take(3).collect();
-            return Err(format!("invalid escape {escape:?}"));
-        }
-    }
-    Ok(OsString::from_vec(logger::decode(path, false)).into())
 }
 
 /// Opens everything the client named. Blocking; on an error nothing stays open and a logger that was started is ended.
@@ -161,9 +148,12 @@ pub fn open(paths: &Paths, owner: Owner, names: &Names) -> Result<Opened, String
                 child.stderr = wiring.output(file, false, owner)?;
             }
         }
-        Scheme::Binary { rest, ready_required } => {
+        Scheme::Binary { uri, ready_required } => {
             let (stdout, stderr) = (pipe(owner)?, pipe(owner)?);
-            wiring.logger = Some(Logger::start(rest, ready_required, names, &stdout.0, &stderr.0)?);
+            wiring.logger = Some(
+                Logger::start(&uri, ready_required, names, &stdout.0, &stderr.0)
+                    .map_err(|why| format!("failed to start binary process: {why}"))?,
+            );
             let twin = |pipe: &OwnedFd| match fcntl_dupfd_cloexec(pipe, 3) {
                 Ok(twin) => Ok(End::of_process(twin)),
                 Err(e) => Err(failed("fcntl", "logger pipe", &e.into())),

@@ -444,6 +444,7 @@ fn the_uri_of_a_file_is_read_as_go_does() {
     written(format!("file://{root}a+b c"), "a+b c");
     written(format!("file://{root}one?name=%#two?"), "one");
     written(format!("file://localhost{root}%6cog"), "log");
+    written(format!("file:{root}short"), "short");
     for (uri, why) in [
         (format!("file://{root}a%zz"), "invalid escape \"%zz\""),
         (format!("file://{root}a%4"), "invalid escape \"%4\""),
@@ -479,7 +480,9 @@ fn what_cannot_be_opened_is_said() {
     assert_eq!(refused("npipe://x"), "unknown STDIO scheme npipe");
     let missing = dir.text("missing");
     assert_eq!(refused(&missing), format!("open {missing:?}: no such file or directory"));
-    assert!(refused("binary:///no/such/logger").contains("no such file or directory"));
+    let missing_logger = refused("binary:///no/such/logger");
+    assert!(missing_logger.starts_with("failed to start binary process: "), "{missing_logger}");
+    assert!(missing_logger.contains("no such file or directory"), "{missing_logger}");
     let v2 = refused("binary-v2:///bin/sh?-c=exec%205%3E%26-%3B%20sleep%2030");
     assert!(v2.ends_with("closed its ready pipe without a word"), "{v2}");
     let stdin = |stdin: &str| {

@@ -29,6 +29,11 @@ fn create_failed(error: &runtime::Error) -> String {
     format!("OCI runtime create failed: {error}")
 }
 
+/// As containerd's own shim says it, for an exec too. No words of the runtime's: clients look in those for what is missing in the image.
+fn no_streams(why: String) -> String {
+    format!("failed to create init process I/O: {why}")
+}
+
 /// Mounts, opens, creates, writes down. On an error nothing of it is left.
 pub(super) fn create(shim: &Shim, create: &Create) -> Result<Made, String> {
     let mut spec = Spec::load(&create.bundle).map_err(|e| create_failed(&e))?;
@@ -52,7 +57,7 @@ pub(super) fn create(shim: &Shim, create: &Create) -> Result<Made, String> {
 
 fn create_mounted(shim: &Shim, create: &Create, spec: &Spec) -> Result<Made, String> {
     let names = Names { id: create.id.clone(), namespace: shim.namespace.clone() };
-    let mut opened = stdio::open(&create.paths, pipe_owner(&create.options, spec), &names)?;
+    let mut opened = stdio::open(&create.paths, pipe_owner(&create.options, spec), &names).map_err(no_streams)?;
     opened.wiring.memory = memory_limit(spec);
     let request = runtime::Create {
         id: &create.id,
@@ -131,7 +136,6 @@ pub(super) fn exec(
     process: &Process,
     paths: &Paths,
 ) -> Result<(Child, Wiring), String> {
-    let failed = |text: String| format!("OCI runtime exec failed: exec failed: {text}");
     let names = Names { id: id.to_owned(), namespace: shim.namespace.clone() };
     let owner = pipe_owner(&create.options, container.spec());
     // What the payload does not name may not exceed what the container has.
@@ -139,7 +143,7 @@ pub(super) fn exec(
     if let Some(init) = &container.spec().process {
         process.inherit(init);
     }
-    let mut opened = stdio::open(paths, owner, &names).map_err(failed)?;
+    let mut opened = stdio::open(paths, owner, &names).map_err(no_streams)?;
     opened.wiring.memory = memory_limit(container.spec());
     let request = runtime::Exec {
         process: &process,
@@ -149,7 +153,8 @@ pub(super) fn exec(
         cgroup: &[],
         fault: None,
     };
-    let mut child = container.exec(&shim.host, request).map_err(|e| failed(e.to_string()))?;
+    let mut child =
+        container.exec(&shim.host, request).map_err(|e| format!("OCI runtime exec failed: exec failed: {e}"))?;
     opened.wiring.take_terminal(child.console.take());
     Ok((child, opened.wiring))
 }

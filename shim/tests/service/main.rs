@@ -578,7 +578,8 @@ fn init_is_dead_before_its_output_is_read() {
         });
         let read = bed.path("read");
         let logger = format!("exec 5>&-; until test -e {}; do sleep 0.05; done; cat <&3", read.display());
-        request.stdout = format!("binary:///bin/sh?-c={}", logger.replace(' ', "%20").replace('&', "%26"));
+        request.stdout =
+            format!("binary:///bin/sh?-c={}", logger.replace(' ', "%20").replace('&', "%26").replace(';', "%3B"));
         bed.task.create(limit(), &request).await.unwrap();
         bed.start(&id, "").await.unwrap();
         bed.task.exec(limit(), &bed.exec_request(&id, "e", "exec sleep 100")).await.unwrap();
