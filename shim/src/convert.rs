@@ -14,6 +14,7 @@ use runtime::lifecycle::{Class, Event as Named, Exit, Refusal, Status};
 use runtime::spec::{Process, Resources, check, from_json};
 
 use crate::events::Event;
+use crate::options::Options;
 use crate::stdio::Paths;
 use crate::task::{Create, State};
 
@@ -47,11 +48,9 @@ pub fn exited_at(exit: Option<Exit>) -> MessageField<Timestamp> {
     exit.map_or_else(|| MessageField::some(never), |exit| timestamp(exit.at))
 }
 
-/// A Create request without its id's checks, which are the service's.
-pub fn create(request: api::CreateTaskRequest) -> Result<Create, Refusal> {
-    let options =
-        crate::options::decode(request.options.as_ref()).map_err(|text| Refusal::new(Class::InvalidArgument, text))?;
-    Ok(Create {
+/// A Create request without its id's checks, which are the service's, and with its options, which may have to be waited for.
+pub fn create(request: api::CreateTaskRequest, options: Options) -> Create {
+    Create {
         id: request.id,
         bundle: request.bundle.into(),
         rootfs: request.rootfs,
@@ -63,7 +62,7 @@ pub fn create(request: api::CreateTaskRequest) -> Result<Create, Refusal> {
         },
         options,
         cancel: Default::default(),
-    })
+    }
 }
 
 /// The process of an Exec request. Its type URL differs between clients, so only the JSON counts.

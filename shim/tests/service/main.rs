@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::ttrpc::{Code, context};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -959,5 +960,29 @@ fn what_is_asked_of_an_exec_that_is_being_started_is_done_when_it_runs() {
         let (started, killed) = tokio::join!(bed.start(&id, "last"), early);
         assert!(started.is_err() && killed.is_err());
         assert_eq!(bed.ended().await, 0);
+    });
+}
+
+/// `runtimeoptions.v1.Options` with a config_path, field 2.
+fn options_in(path: &std::path::Path) -> Any {
+    let path = path.to_str().unwrap();
+    let value = [&[0x12, u8::try_from(path.len()).unwrap()], path.as_bytes()].concat();
+    Any { type_url: "runtimeoptions.v1.Options".into(), value, ..Any::default() }
+}
+
+#[test]
+fn options_in_a_file_hold_up_nobody() {
+    on_loop(async {
+        let Some(bed) = Bed::new("options").await else { return };
+        let id = bed.id("a");
+        let mut request = bed.request(&id, "exec sleep 1000", |_| {});
+        request.options = Some(options_in(&bed.bare_fifo("fifo"))).into();
+        let refused = tokio::time::timeout(Duration::from_secs(4), bed.task.create(limit(), &request)).await;
+        let (kind, text) = code(refused.expect("it waits for a writer").unwrap_err());
+        assert!(kind == Code::INVALID_ARGUMENT && text.contains("not a regular file"), "{text}");
+        std::fs::write(bed.path("toml"), "NoNewKeyring = true\n").unwrap();
+        request.options = Some(options_in(&bed.path("toml"))).into();
+        bed.task.create(limit(), &request).await.unwrap();
+        bed.delete(&id, "").await.unwrap();
     });
 }
