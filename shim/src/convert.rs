@@ -31,6 +31,12 @@ pub fn status(refusal: Refusal) -> ttrpc::Error {
     ttrpc::Error::RpcStatus(ttrpc::get_status(code, refusal.text))
 }
 
+/// What a shim says that has been told to end. Clients may try again, with another shim.
+pub fn shutting_down() -> ttrpc::Error {
+    let text = "the shim is shutting down: unavailable".to_owned();
+    ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::UNAVAILABLE, text))
+}
+
 /// Seconds and nanoseconds since 1970. A clock before that year gives zero.
 pub fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -138,6 +138,10 @@ impl TaskApi for Service {
         self.leave.somebody_is_here();
         check_id(&req.id).map_err(convert::status)?;
         let options = runtime_options(req.options.as_ref()).await.map_err(convert::status)?;
+        // Whoever has asked it to end was told that it would: it would leave the container behind.
+        if self.leave.is_leaving() {
+            return Err(convert::shutting_down());
+        }
         let create = convert::create(req, options);
         let mut response = api::CreateTaskResponse::new();
         if let Reply::Pid(pid) = self.shim.create(create).await.map_err(convert::status)? {

@@ -986,3 +986,20 @@ fn options_in_a_file_hold_up_nobody() {
         bed.delete(&id, "").await.unwrap();
     });
 }
+
+#[test]
+fn a_shim_that_ends_takes_no_more_containers() {
+    on_loop(async {
+        let Some(bed) = Bed::new("leaving").await else { return };
+        // Its end waits for its last events to be heard.
+        let deaf = bed.deaf.lock().await;
+        let _output = bed.create(&bed.id("a"), "true").await;
+        bed.delete(&bed.id("a"), "").await.unwrap();
+        bed.shutdown().await;
+        let late = bed.request(&bed.id("b"), "exec sleep 1000", |_| {});
+        let refused = code(bed.task.create(limit(), &late).await.unwrap_err());
+        assert_eq!(refused, (Code::UNAVAILABLE, "the shim is shutting down: unavailable".into()));
+        drop(deaf);
+        assert_eq!(bed.ended().await, 0);
+    });
+}
