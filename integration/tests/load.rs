@@ -177,11 +177,19 @@ fn process_that_holds_the_lock_of_its_output(bed: &Bed) -> Outcome {
     bed.delete(&held, &[], 137)
 }
 
-/// Somebody who asks a terminal for its size, and holds its lock until this is dropped: the page for the answer does not come.
+/// Somebody in the middle of a call to a terminal, until this is dropped: the page for it does not come.
 struct Asker(Option<(OwnedFd, std::thread::JoinHandle<()>)>);
 
+#[derive(Clone, Copy)]
+enum Call {
+    /// TIOCGWINSZ, which holds the lock of the size.
+    Size,
+    /// write(2), for which a hang-up waits.
+    Write,
+}
+
 impl Asker {
-    fn new(terminal: &std::path::Path) -> Outcome<Asker> {
+    fn new(terminal: &std::path::Path, call: Call) -> Outcome<Asker> {
         let slave = rustix::fs::open(terminal, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
         let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a mapping of its own.
@@ -199,15 +207,18 @@ impl Asker {
             integration::ensure!(done == 0, "{request:x}: {}", std::io::Error::last_os_error());
         }
         let asking = std::thread::spawn(move || {
-            // SAFETY: a page is more than a struct winsize; nobody else has or unmaps it.
+            // SAFETY: a page is more than a struct winsize and than a byte; nobody else has or unmaps it.
             unsafe {
-                libc::ioctl(slave.as_raw_fd(), libc::TIOCGWINSZ, page);
+                match call {
+                    Call::Size => drop(libc::ioctl(slave.as_raw_fd(), libc::TIOCGWINSZ, page)),
+                    Call::Write => drop(libc::write(slave.as_raw_fd(), page as *const libc::c_void, 1)),
+                }
                 libc::munmap(page as *mut libc::c_void, 4096);
             }
         });
         let mut fds = [PollFd::new(&faults, PollFlags::IN)];
         let asks = poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 }))?;
-        integration::ensure!(asks == 1, "nobody asks for the size");
+        integration::ensure!(asks == 1, "nobody calls");
         Ok(Asker(Some((faults, asking))))
     }
 }
@@ -235,7 +246,7 @@ fn process_that_holds_the_lock_of_its_terminal(bed: &Bed) -> Outcome {
         terminal.send("stty size\n")?;
         terminal.wait_for("33 77\n", Duration::from_millis(500))
     })?;
-    let asker = Asker::new(&bed.containerd.host.path(format!("/proc/{}/fd/0", bed.pid(&id)?)))?;
+    let asker = Asker::new(&bed.containerd.host.path(format!("/proc/{}/fd/0", bed.pid(&id)?)), Call::Size)?;
     terminal.resize(44, 88)?;
     std::thread::sleep(Duration::from_millis(500));
     let start = Instant::now();
@@ -256,6 +267,29 @@ fn process_that_holds_the_lock_of_its_terminal(bed: &Bed) -> Outcome {
     bed.delete(&beside, &[], 137)
 }
 
+/// The same while it writes, when its terminal is hung up for good.
+fn process_that_holds_up_the_end_of_its_terminal(bed: &Bed) -> Outcome {
+    let annotation = format!("io.kubernetes.cri.sandbox-id=writes-{}", bed.containerd.namespace);
+    let beside = bed.detached(&["--null-io", "--annotation", &annotation], &["sleep", "1000"])?;
+    let pid = bed.pid(&beside)?;
+    let mut terminal = bed.terminal(&["task", "exec", "--tty", "--exec-id", "held", &beside, "sh"])?;
+    terminal.wait_for("# ", LIMIT)?;
+    let writer = Asker::new(&bed.containerd.host.path(format!("/proc/{pid}/root/dev/pts/0")), Call::Write)?;
+    // ctr deletes it, and with that its terminal is closed.
+    let start = Instant::now();
+    bed.ctr(&["task", "kill", "--exec-id", "held", "--signal", "KILL", &beside])?.ok()?;
+    std::thread::sleep(Duration::from_millis(500));
+    bed.ctr(&["task", "ls"])?.ok()?;
+    bed.ctr(&["task", "exec", "--exec-id", "other", &beside, "true"])?.ok()?;
+    let took = start.elapsed();
+    integration::ensure!(took < LIMIT / 4, "the rest took {took:?}");
+    drop(writer);
+    terminal.wait(LIMIT)?;
+    bed.ctr(&["task", "kill", "--signal", "KILL", &beside])?.ok()?;
+    bed.wait_status(&beside, "STOPPED")?;
+    bed.delete(&beside, &[], 137)
+}
+
 fn main() {
     suite::run_with(
         "load",
@@ -267,6 +301,7 @@ fn main() {
             slow_container_delays_no_other_of_its_pod,
             process_that_holds_the_lock_of_its_output,
             process_that_holds_the_lock_of_its_terminal,
+            process_that_holds_up_the_end_of_its_terminal,
         ],
     );
 }

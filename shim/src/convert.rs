@@ -14,6 +14,7 @@ use runtime::lifecycle::{Class, Event as Named, Exit, Refusal, Status};
 use runtime::spec::{Process, Resources, check, from_json};
 
 use crate::events::Event;
+use crate::options::Options;
 use crate::stdio::Paths;
 use crate::task::{Create, State};
 
@@ -30,6 +31,12 @@ pub fn status(refusal: Refusal) -> ttrpc::Error {
     ttrpc::Error::RpcStatus(ttrpc::get_status(code, refusal.text))
 }
 
+/// What a shim says that has been told to end. Clients may try again, with another shim.
+pub fn shutting_down() -> ttrpc::Error {
+    let text = "the shim is shutting down: unavailable".to_owned();
+    ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::UNAVAILABLE, text))
+}
+
 /// Seconds and nanoseconds since 1970. A clock before that year gives zero.
 pub fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -40,11 +47,16 @@ pub fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
     })
 }
 
-/// A Create request without its id's checks, which are the service's.
-pub fn create(request: api::CreateTaskRequest) -> Result<Create, Refusal> {
-    let options =
-        crate::options::decode(request.options.as_ref()).map_err(|text| Refusal::new(Class::InvalidArgument, text))?;
-    Ok(Create {
+/// When a process ended: without an end Go's zero time, the first of January of the year 1 in UTC (time.Time.IsZero), as containerd's own
+/// shim sends it. A time that is left out is the year 1970 to a client, and so an end.
+pub fn exited_at(exit: Option<Exit>) -> MessageField<Timestamp> {
+    let never = Timestamp { seconds: -62_135_596_800, ..Timestamp::default() };
+    exit.map_or_else(|| MessageField::some(never), |exit| timestamp(exit.at))
+}
+
+/// A Create request without its id's checks, which are the service's, and with its options, which may have to be waited for.
+pub fn create(request: api::CreateTaskRequest, options: Options) -> Create {
+    Create {
         id: request.id,
         bundle: request.bundle.into(),
         rootfs: request.rootfs,
@@ -56,7 +68,7 @@ pub fn create(request: api::CreateTaskRequest) -> Result<Create, Refusal> {
         },
         options,
         cancel: Default::default(),
-    })
+    }
 }
 
 /// The process of an Exec request. Its type URL differs between clients, so only the JSON counts.
@@ -99,10 +111,8 @@ pub fn state(id: &str, exec_id: &str, state: State) -> api::StateResponse {
     answer.stdout = state.paths.stdout;
     answer.stderr = state.paths.stderr;
     answer.terminal = state.paths.terminal;
-    if let Some(exit) = state.exit {
-        answer.exit_status = exit.status;
-        answer.exited_at = timestamp(exit.at);
-    }
+    answer.exit_status = state.exit.map_or(0, |exit| exit.status);
+    answer.exited_at = exited_at(state.exit);
     answer
 }
 

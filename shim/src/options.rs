@@ -5,11 +5,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 
 use containerd_shim_protos::shim::oci;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
+use rustix::fs::OFlags;
 
 /// Largest configuration file that is read.
 const CONFIG_LIMIT: u64 = 1 << 20;
@@ -52,17 +55,35 @@ fn is_systemd_path(path: &str) -> bool {
         && path.split(':').next().is_some_and(|s| s.is_empty() || s.ends_with(".slice"))
 }
 
-/// Decodes the options of a request. `None` and an empty message are the defaults.
+/// What a request says of its options.
+pub enum Given {
+    /// These.
+    Said(Options),
+    /// They are in this file, see [`read`].
+    InFile(String),
+}
+
+/// Decodes the options of a request. Blocking if they are in a file.
+///
+/// Errors: as with [`given`] and [`read`].
+pub fn decode(any: Option<&Any>) -> Result<Options, String> {
+    match given(any)? {
+        Given::Said(options) => Ok(options),
+        Given::InFile(path) => read(&path),
+    }
+}
+
+/// Decodes what a request says itself. `None` and an empty message are the defaults.
 ///
 /// The error is a sentence for the client (InvalidArgument): an unknown type, a bad value, or an option that asks for
 /// something we do not do.
-pub fn decode(any: Option<&Any>) -> Result<Options, String> {
+pub fn given(any: Option<&Any>) -> Result<Given, String> {
     let Some(any) = any.filter(|a| !a.type_url.is_empty() || !a.value.is_empty()) else {
-        return Ok(Options::default());
+        return Ok(Given::Said(Options::default()));
     };
     match any.type_url.rsplit('/').next().unwrap_or_default() {
-        "containerd.runc.v1.Options" => typed(&any.value),
-        "containerd.linux.runc.CreateOptions" => old(&any.value),
+        "containerd.runc.v1.Options" => typed(&any.value).map(Given::Said),
+        "containerd.linux.runc.CreateOptions" => old(&any.value).map(Given::Said),
         "runtimeoptions.v1.Options" | "containerd.runtimeoptions.v1.Options" => configured(&any.value),
         _ => Err(format!("runtime options of type {:?} are not supported", any.type_url)),
     }
@@ -112,7 +133,7 @@ fn old(bytes: &[u8]) -> Result<Options, String> {
 
 /// `runtimeoptions.v1.Options`: 1 type_url, 2 config_path, 3 config_body (api/types/runtimeoptions/v1/api.proto). The crate of
 /// containerd's messages lacks it, and three fields need no generated code.
-fn configured(bytes: &[u8]) -> Result<Options, String> {
+fn configured(bytes: &[u8]) -> Result<Given, String> {
     let (mut kind, mut path, mut body) = (String::new(), String::new(), Vec::new());
     let mut input = protobuf::CodedInputStream::from_bytes(bytes);
     let broken = |e: protobuf::Error| format!("runtimeoptions.v1.Options: {e}");
@@ -127,16 +148,26 @@ fn configured(bytes: &[u8]) -> Result<Options, String> {
     type_url(&kind)?;
     if !body.is_empty() {
         let text = String::from_utf8(body).map_err(|e| format!("runtimeoptions.v1.Options: config_body: {e}"))?;
-        return table(&text, "config_body");
+        return table(&text, "config_body").map(Given::Said);
     }
-    if path.is_empty() {
-        return Ok(Options::default());
-    }
-    let mut text = String::new();
-    std::fs::File::open(&path)
-        .and_then(|f| f.take(CONFIG_LIMIT).read_to_string(&mut text))
-        .map_err(|e| format!("runtime options: read {path:?}: {e}"))?;
-    table(&text, &path)
+    Ok(if path.is_empty() { Given::Said(Options::default()) } else { Given::InFile(path) })
+}
+
+/// Reads options from a file. Blocking: its file system may hang. What is no regular file is not waited for.
+///
+/// The error is a sentence for the client, too.
+pub fn read(path: &str) -> Result<Options, String> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    let text = opened.and_then(|file| {
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        let mut text = String::new();
+        file.take(CONFIG_LIMIT).read_to_string(&mut text)?;
+        Ok(text)
+    });
+    table(&text.map_err(|e| format!("runtime options: read {path:?}: {e}"))?, path)
 }
 
 /// The content's own type, for clients that name one: ours or runc's, since the keys are runc's.
@@ -306,6 +337,8 @@ mod tests {
         assert_eq!(decode(Some(&any("runtimeoptions.v1.Options", &field(2, path)))), Ok(expected));
         let gone = decode(Some(&any("runtimeoptions.v1.Options", &field(2, "/nonexistent/o.toml")))).unwrap_err();
         assert!(gone.contains("/nonexistent/o.toml"), "{gone}");
+        let null = decode(Some(&any("runtimeoptions.v1.Options", &field(2, "/dev/null")))).unwrap_err();
+        assert_eq!(null, "runtime options: read \"/dev/null\": not a regular file");
     }
 
     #[test]

@@ -20,11 +20,6 @@ pub fn for_writing(fd: OwnedFd) -> io::Result<Fd> {
     watch(fd, Interest::WRITABLE)
 }
 
-/// Registers what will be read and written.
-pub fn for_both(fd: OwnedFd) -> io::Result<Fd> {
-    watch(fd, Interest::READABLE | Interest::WRITABLE)
-}
-
 /// Registers a child's pidfd. On an error the child, of which nobody would hear any more, is killed; the sweep takes it.
 #[expect(deprecated, reason = "as with `watch`")]
 pub fn for_exit(pidfd: OwnedFd) -> io::Result<Fd> {

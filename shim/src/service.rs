@@ -15,15 +15,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim_async::{Task as TaskApi, create_task};
 use containerd_shim_protos::ttrpc;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 use runtime::lifecycle::{Class, Refusal, Who};
 use tokio::time::timeout;
 
-use crate::convert;
+use crate::options::{self, Given, Options};
 use crate::stdio::Paths;
 use crate::task::{Answer, Reply, Request, Shim, Task};
+use crate::{convert, worker};
 use serve::Leave;
 pub use serve::{Args, serve, signals};
 
@@ -85,6 +87,24 @@ async fn doom(task: &Task, asked: impl Future<Output = Answer>) -> Answer {
     }
 }
 
+/// How long a file with options may take. What becomes of it later is nothing that a client still asks for.
+const READING: Duration = Duration::from_secs(5);
+
+/// Options in a file are read by a worker: it may be on a file system that hangs.
+async fn runtime_options(any: Option<&Any>) -> Result<Options, Refusal> {
+    let invalid = |text| Refusal::new(Class::InvalidArgument, text);
+    let path = match options::given(any).map_err(invalid)? {
+        Given::Said(options) => return Ok(options),
+        Given::InFile(path) => path,
+    };
+    let slow = format!("runtime options: read {path:?}: nothing after {} s", READING.as_secs());
+    match timeout(READING, worker::run(c"options", move || options::read(&path))).await {
+        Ok(Ok(read)) => read.map_err(invalid),
+        Ok(Err(error)) => Err(Refusal::unknown(format!("no thread to work on: {error}"))),
+        Err(_) => Err(Refusal::unknown(slow)),
+    }
+}
+
 /// Ids become names of files and groups.
 fn check_id(id: &str) -> Result<(), Refusal> {
     let wrong = |e: runtime::Error| Refusal::new(Class::InvalidArgument, format!("{e}: invalid argument"));
@@ -116,7 +136,13 @@ impl TaskApi for Service {
             return Err(not_implemented("create from a checkpoint"));
         }
         self.leave.somebody_is_here();
-        let create = check_id(&req.id).and_then(|()| convert::create(req)).map_err(convert::status)?;
+        check_id(&req.id).map_err(convert::status)?;
+        let options = runtime_options(req.options.as_ref()).await.map_err(convert::status)?;
+        // Whoever has asked it to end was told that it would: it would leave the container behind.
+        if self.leave.is_leaving() {
+            return Err(convert::shutting_down());
+        }
+        let create = convert::create(req, options);
         let mut response = api::CreateTaskResponse::new();
         if let Reply::Pid(pid) = self.shim.create(create).await.map_err(convert::status)? {
             response.pid = pid;
@@ -140,10 +166,8 @@ impl TaskApi for Service {
         let mut response = api::DeleteResponse::new();
         if let Reply::Deleted { pid, exit } = answer.map_err(convert::status)? {
             response.pid = pid;
-            if let Some(exit) = exit {
-                response.exit_status = exit.status;
-                response.exited_at = convert::timestamp(exit.at);
-            }
+            response.exit_status = exit.map_or(0, |exit| exit.status);
+            response.exited_at = convert::exited_at(exit);
         }
         Ok(response)
     }

@@ -15,11 +15,10 @@ mod relay;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod uri;
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,12 +27,14 @@ use runtime::container::Stdio;
 use rustix::fs::{Gid, OFlags, Uid};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 
 pub use drain::Drain;
 use end::End;
 use fifo::{Fifo, Input, Target};
 use logger::Logger;
 pub use streams::Streams;
+use uri::Uri;
 
 /// What the client asked for, word for word; State gives it back so that others can attach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,9 +83,15 @@ pub struct Wiring {
     logger: Option<Logger>,
     /// Further write ends of the logger's pipes.
     logged: Vec<End>,
+    terminal: Option<Terminal>,
     /// Bytes that the process's group may have, as its container was created; `None` or -1 is unlimited. What it has written and
     /// nobody has read counts.
     pub memory: Option<i64>,
+}
+
+struct Terminal {
+    master: End,
+    slave: Option<End>,
 }
 
 struct Stdin {
@@ -103,31 +110,18 @@ struct Output {
 enum Scheme<'a> {
     Fifo,
     File(PathBuf),
-    Binary { rest: &'a str, ready_required: bool },
+    Binary { uri: Uri<'a>, ready_required: bool },
 }
 
 fn scheme(stdout: &str) -> Result<Scheme<'_>, String> {
-    match stdout.split_once("://") {
-        None | Some(("fifo", _)) => Ok(Scheme::Fifo),
-        Some(("file", rest)) => Ok(Scheme::File(path_of(rest).map_err(|why| format!("{stdout:?}: {why}"))?)),
-        Some(("binary", rest)) => Ok(Scheme::Binary { rest, ready_required: false }),
-        Some(("binary-v2", rest)) => Ok(Scheme::Binary { rest, ready_required: true }),
-        Some((other, _)) => Err(format!("unknown STDIO scheme {other}")),
+    let Some(uri) = Uri::parse(stdout) else { return Ok(Scheme::Fifo) };
+    match uri.scheme.as_str() {
+        "fifo" => Ok(Scheme::Fifo),
+        "file" => uri.path().map(Scheme::File).map_err(|why| format!("{stdout:?}: {why}")),
+        "binary" => Ok(Scheme::Binary { uri, ready_required: false }),
+        "binary-v2" => Ok(Scheme::Binary { uri, ready_required: true }),
+        other => Err(format!("unknown STDIO scheme {other}")),
     }
-}
-
-/// The path in what follows `file://`, as Go's url.Parse finds it: without host, query and fragment, and decoded.
-fn path_of(rest: &str) -> Result<PathBuf, String> {
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    let path = rest.find('/').map(|host| &rest[host..]).ok_or("no absolute path")?;
-    for (at, _) in path.match_indices('%') {
-        let digits = path.as_bytes()[at + 1..].iter().take(2);
-        if digits.filter(|b| b.is_ascii_hexdigit()).count() < 2 {
-            let escape: String = path[at..].chars().take(3).collect();
-            return Err(format!("invalid escape {escape:?}"));
-        }
-    }
-    Ok(OsString::from_vec(logger::decode(path, false)).into())
 }
 
 /// Opens everything the client named. Blocking; on an error nothing stays open and a logger that was started is ended.
@@ -154,9 +148,12 @@ pub fn open(paths: &Paths, owner: Owner, names: &Names) -> Result<Opened, String
                 child.stderr = wiring.output(file, false, owner)?;
             }
         }
-        Scheme::Binary { rest, ready_required } => {
+        Scheme::Binary { uri, ready_required } => {
             let (stdout, stderr) = (pipe(owner)?, pipe(owner)?);
-            wiring.logger = Some(Logger::start(rest, ready_required, names, &stdout.0, &stderr.0)?);
+            wiring.logger = Some(
+                Logger::start(&uri, ready_required, names, &stdout.0, &stderr.0)
+                    .map_err(|why| format!("failed to start binary process: {why}"))?,
+            );
             let twin = |pipe: &OwnedFd| match fcntl_dupfd_cloexec(pipe, 3) {
                 Ok(twin) => Ok(End::of_process(twin)),
                 Err(e) => Err(failed("fcntl", "logger pipe", &e.into())),
@@ -185,6 +182,15 @@ pub fn open(paths: &Paths, owner: Owner, names: &Names) -> Result<Opened, String
 }
 
 impl Wiring {
+    /// Takes the master of the process's terminal, if it has one. Blocking: whoever changes its line discipline holds the lock that the
+    /// opening of a slave takes (TIOCSETD, tty_open()).
+    pub fn take_terminal(&mut self, console: Option<OwnedFd>) {
+        self.terminal = console.map(|master| Terminal {
+            slave: slave_of(&master).map(End::of_terminal),
+            master: End::of_terminal(master),
+        });
+    }
+
     /// Adds one output and answers the process's end of it.
     fn output(&mut self, to: Option<Target>, terminal: bool, owner: Owner) -> Result<Option<OwnedFd>, String> {
         let Some(to) = to else { return Ok(None) };
@@ -196,6 +202,12 @@ impl Wiring {
         self.outputs.push(Output { from: Some(End::of_process(nonblocking(read)?)), to });
         Ok(Some(write))
     }
+}
+
+/// The other end of a process's terminal. Without it a process that closes its own has a terminal that is dead: the master says
+/// EIO as long as no slave is open, and the process may open it again. `None`: the master's devpts is mounted nowhere.
+fn slave_of(master: &OwnedFd) -> Option<OwnedFd> {
+    ioctl_tiocgptpeer(master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).ok()
 }
 
 fn strip(path: &str) -> &str {

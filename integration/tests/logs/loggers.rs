@@ -39,7 +39,8 @@ fn assert_gone(bed: &Bed) -> Outcome {
 pub fn logger_that_does_not_exist(bed: &Bed) -> Outcome {
     let id = bed.id();
     let output = bed.ctr(&bed.run_words(&id, &["--detach", "--log-uri", "binary:///no/such/logger"], &["true"]))?;
-    output.failed_with("/no/such/logger")?.failed_with("no such file or directory")?;
+    let output = output.failed_with("/no/such/logger")?.failed_with("no such file or directory")?;
+    output.failed_with("failed to create init process I/O: failed to start binary process: ")?;
     Ok(())
 }
 

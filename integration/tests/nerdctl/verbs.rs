@@ -10,6 +10,8 @@ pub fn stop_kill_wait_restart(bed: &Bed) -> Outcome {
     nerdctl::with(bed, |n| {
         let polite = n.detached("polite", &[], POLITE)?;
         n.logs_are(&polite, "up\n")?;
+        let finished = n.inspect(&polite, ".State.FinishedAt")?;
+        ensure!(finished.is_empty(), "it runs, and ended at {finished}");
         n.ok(&["kill", "--signal", "USR1", &polite])?;
         n.logs_are(&polite, "up\nusr1\n")?;
         n.ok(&["stop", &polite])?;

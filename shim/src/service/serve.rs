@@ -75,6 +75,10 @@ impl Leave {
         self.visits.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
     /// Removes the socket, so that nobody joins a shim that goes, and begins to end.
     pub(super) fn leave(&self) {
         if self.leaving.swap(true, Ordering::Relaxed) {

@@ -7,7 +7,7 @@
 //! still opens its fifo then gives up. So the announcement waits for them as well, though not for long.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -47,7 +47,7 @@ pub struct Drain {
     pub(super) copied: Option<oneshot::Receiver<()>>,
     pub(super) fifos: Vec<ToClient>,
     /// The process's terminal, which as long as it is held is not taken for hung up.
-    pub(super) slave: Option<OwnedFd>,
+    pub(super) slave: Option<End>,
     /// Ends the copying of it: others whom the process leaves behind may have it as well.
     pub(super) cut: Arc<Cut>,
     /// What a client types into it.
@@ -207,6 +207,8 @@ async fn until_none<F: Future<Output = u64>>(left: impl Fn() -> F, stall: Durati
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
     use super::*;
     use rustix::pipe::{PipeFlags, pipe_with};
 

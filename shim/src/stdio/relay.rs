@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::drain::InHand;
-use crate::ready::Fd;
+use super::end::Watched;
 use crate::worker;
 
 /// Copied at once, on the stack.
@@ -68,7 +68,7 @@ pub(super) enum Ended {
 /// Copies until the source ends, or is cut; nothing that was read is lost on the way. Both ends are non-blocking.
 ///
 /// Errors: EPIPE when nobody can read the target any more, and what else the kernel says.
-pub(super) async fn copy(from: &Fd, to: &Fd, cut: &Cut, in_hand: &InHand) -> io::Result<Ended> {
+pub(super) async fn copy(from: &Watched, to: &Watched, cut: &Cut, in_hand: &InHand) -> io::Result<Ended> {
     // What was read and did not fit; empty (and without memory) almost always.
     let mut pending = Vec::new();
     let mut full = false;
@@ -122,7 +122,7 @@ pub(super) async fn copy(from: &Fd, to: &Fd, cut: &Cut, in_hand: &InHand) -> io:
 }
 
 /// How it went, and how many bytes were read.
-fn move_some(from: &OwnedFd, to: &OwnedFd, pending: &mut Vec<u8>) -> Result<(Step, usize), Errno> {
+fn move_some(from: impl AsFd, to: impl AsFd, pending: &mut Vec<u8>) -> Result<(Step, usize), Errno> {
     if !pending.is_empty() {
         return flush(to, pending).map(|step| (step, 0));
     }
@@ -246,7 +246,7 @@ pub(super) async fn copy_to_file<T: AsFd + AsRawFd + Send + Sync + 'static>(
 /// written here, so that no worker outlives a process that does not read.
 ///
 /// Errors: as with [`copy`].
-pub(super) async fn copy_from_file(from: Arc<OwnedFd>, to: &Fd) -> io::Result<()> {
+pub(super) async fn copy_from_file(from: Arc<OwnedFd>, to: &Watched) -> io::Result<()> {
     loop {
         let file = Arc::clone(&from);
         let Ok(piece) = worker::run(c"stdio", move || read_piece(&file)).await else {

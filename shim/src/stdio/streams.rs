@@ -9,7 +9,6 @@ use std::time::Duration;
 use runtime::reap;
 use rustix::fs::{FileType, fstat};
 use rustix::io::fcntl_dupfd_cloexec;
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::Interest;
 use tokio::sync::{Mutex, oneshot};
@@ -17,11 +16,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::drain::{self, InHand};
-use super::end::End;
+use super::end::{End, Watched};
 use super::fifo::{self, Fifo, Input, Target};
 use super::pump::{self, Source};
 use super::relay::{self, Cut, Ended};
-use super::{Drain, Output, Stdin, Wiring};
+use super::{Drain, Output, Stdin, Terminal, Wiring};
 use crate::ready::{self, Fd};
 use crate::worker;
 
@@ -36,8 +35,8 @@ pub struct Streams {
     keeper: Option<OwnedFd>,
     stdin: Option<JoinHandle<()>>,
     /// A terminal that others have whom its process has left behind is in them: it is hung up by Delete.
-    outputs: Vec<JoinHandle<Option<Arc<Fd>>>>,
-    console: Weak<Fd>,
+    outputs: Vec<JoinHandle<Option<Arc<Watched>>>>,
+    console: Weak<Watched>,
     /// Whose turn it is to set its size.
     sizing: Arc<Mutex<()>>,
     logger: Option<(Arc<Fd>, JoinHandle<()>)>,
@@ -45,17 +44,17 @@ pub struct Streams {
 }
 
 impl Wiring {
-    /// Starts to copy. `console` is the process's pty master if it has a terminal. On the event loop.
+    /// Starts to copy. On the event loop.
     ///
     /// Errors: stdin's fifo cannot be opened, or the descriptors cannot be registered with the loop.
-    pub fn run(self, console: Option<OwnedFd>) -> io::Result<Streams> {
+    pub fn run(self) -> io::Result<Streams> {
         let mut streams = Streams::default();
-        let console = match console {
-            Some(master) => {
-                streams.drain.slave = slave_of(&master);
+        let console = match self.terminal {
+            Some(Terminal { master, slave }) => {
+                streams.drain.slave = slave;
                 let flags = rustix::fs::fcntl_getfl(&master)?;
                 rustix::fs::fcntl_setfl(&master, flags | rustix::fs::OFlags::NONBLOCK)?;
-                Some(Arc::new(ready::for_both(master)?))
+                Some(Arc::new(master.watched(Interest::READABLE | Interest::WRITABLE)?))
             }
             None => None,
         };
@@ -84,7 +83,7 @@ impl Wiring {
         streams.stdin = match (to, console) {
             (Some(pipe), _) => Some(run_stdin(from, pipe, Source::Pipe)?),
             (None, Some(master)) => {
-                let from = ready::for_reading(from)?;
+                let from = End::of_client(from).watched(Interest::READABLE)?;
                 Some(tokio::spawn(async move {
                     // A client hangs up by closing its end, which ends the source.
                     let _ = relay::copy(&from, &master, &Cut::default(), &InHand::default()).await;
@@ -99,12 +98,6 @@ impl Wiring {
     }
 }
 
-/// The other end of a process's terminal. Without it a process that closes its own has a terminal that is dead: the master says
-/// EIO as long as no slave is open, and the process may open it again. `None`: the master's devpts is mounted nowhere.
-fn slave_of(master: &OwnedFd) -> Option<OwnedFd> {
-    ioctl_tiocgptpeer(master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).ok()
-}
-
 /// Copies to the process's pipe until `from` ends, which is the end of stdin.
 fn run_stdin(from: OwnedFd, pipe: End, source: Source) -> io::Result<JoinHandle<()>> {
     let (from, to) = (Arc::new(End::of_client(from)), Arc::new(pipe));
@@ -116,11 +109,13 @@ fn run_stdin(from: OwnedFd, pipe: End, source: Source) -> io::Result<JoinHandle<
 }
 
 /// Copies a file or device to the process's stdin.
-fn run_file(file: OwnedFd, pipe: Option<End>, console: Option<Arc<Fd>>) -> io::Result<Option<JoinHandle<()>>> {
+fn run_file(file: OwnedFd, pipe: Option<End>, console: Option<Arc<Watched>>) -> io::Result<Option<JoinHandle<()>>> {
     // A terminal as stdin can be polled, say; /dev/null cannot (EPERM). A regular file may be one of FUSE's, which can, and still
     // waits for its server in each read(2).
     let device = FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::CharacterDevice;
-    let polled = device.then(|| ready::for_reading(fcntl_dupfd_cloexec(&file, 3)?)).and_then(io::Result::ok);
+    let polled = device
+        .then(|| End::of_client(fcntl_dupfd_cloexec(&file, 3)?).watched(Interest::READABLE))
+        .and_then(io::Result::ok);
     if let Some(pipe) = pipe {
         let source = if polled.is_some() { Source::Device } else { Source::File };
         drop(polled);
@@ -140,10 +135,10 @@ fn run_file(file: OwnedFd, pipe: Option<End>, console: Option<Arc<Fd>>) -> io::R
 /// Gives the terminal if it is not to be hung up before Delete.
 fn run_output(
     output: Output,
-    console: Option<Arc<Fd>>,
+    console: Option<Arc<Watched>>,
     bulk: usize,
     drain: &mut Drain,
-) -> io::Result<JoinHandle<Option<Arc<Fd>>>> {
+) -> io::Result<JoinHandle<Option<Arc<Watched>>>> {
     // A descriptor of its own for each task: two outputs may share one fifo, and epoll takes a descriptor once.
     let twin = |fd: &OwnedFd| fcntl_dupfd_cloexec(fd, 3);
     let cut = Arc::clone(&drain.cut);
@@ -160,7 +155,7 @@ fn run_output(
             })
         }
         (None, Some(master), Target::Fifo(fifo)) => {
-            let to = Arc::new(ready::for_writing(twin(fifo.writer())?)?);
+            let to = Arc::new(End::of_client(twin(fifo.writer())?).watched(Interest::WRITABLE)?);
             let (read, in_hand) = drain.client(&master, &to);
             tokio::spawn(async move {
                 let master = kept(relay::copy(&master, &to, &cut, &in_hand).await, master);
@@ -169,7 +164,7 @@ fn run_output(
             })
         }
         (Some(pipe), _, Target::File(file)) => {
-            let from = Arc::new(ready::watch(pipe, Interest::READABLE)?);
+            let from = Arc::new(pipe.watched(Interest::READABLE)?);
             tokio::spawn(async move {
                 // Whom the process leaves behind goes on writing until Delete.
                 let _ = relay::copy_to_file(from, file, &Cut::default()).await;
@@ -180,7 +175,7 @@ fn run_output(
             tokio::spawn(async move { kept(relay::copy_to_file(Arc::clone(&master), file, &cut).await, master) })
         }
         (None, Some(master), Target::Pipe(pipe)) => {
-            let to = ready::for_writing(twin(&pipe)?)?;
+            let to = End::of_client(twin(&pipe)?).watched(Interest::WRITABLE)?;
             drop(pipe);
             // A logger with a console has one output, whose end the announcement of the exit waits for.
             let (at_work, copied) = oneshot::channel::<()>();

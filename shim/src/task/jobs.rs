@@ -149,9 +149,9 @@ impl Owner {
 
     /// Begins to copy a new process's streams and to wait for its exit. On an error it is killed.
     fn adopt(&mut self, who: Who, child: Child, wiring: Wiring) -> io::Result<()> {
-        let Child { pid, pidfd, console } = child;
+        let Child { pid, pidfd, .. } = child;
         let pidfd = Arc::new(ready::for_exit(pidfd)?);
-        let mut streams = wiring.run(console).inspect_err(|_| {
+        let mut streams = wiring.run().inspect_err(|_| {
             let _ = runtime::reap::signal(pidfd.get_ref(), 9);
         })?;
         let Some(process) = self.processes.get_mut(&who) else { return Ok(()) };

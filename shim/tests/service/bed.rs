@@ -27,11 +27,15 @@ use serde_json::{Value, json};
 /// What was heard: `topic id` and for exits the status too.
 type Heard = Arc<Mutex<Vec<String>>>;
 
-struct Ears(Heard);
+/// As long as somebody has it locked, nothing is heard.
+type Deaf = Arc<tokio::sync::Mutex<()>>;
+
+struct Ears(Heard, Deaf);
 
 #[async_trait]
 impl Events for Ears {
     async fn forward(&self, _: &TtrpcContext, req: api::ForwardRequest) -> ttrpc::Result<api::Empty> {
+        let _hearing = self.1.lock().await;
         let envelope = req.envelope.unwrap_or_default();
         let bytes = envelope.event.unwrap_or_default().value;
         let what = match envelope.topic.as_str() {
@@ -69,6 +73,7 @@ pub struct Bed {
     pub shim: u32,
     pub pidfd: std::os::fd::OwnedFd,
     heard: Heard,
+    pub deaf: Deaf,
     _server: Server,
     name: String,
 }
@@ -94,12 +99,12 @@ impl Bed {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        let heard = Heard::default();
+        let (heard, deaf) = (Heard::default(), Deaf::default());
         let address = dir.path().join("events.sock");
         let mut server = Server::new()
             .bind(&format!("unix://{}", address.display()))
             .unwrap()
-            .register_service(create_events(Arc::new(Ears(Arc::clone(&heard)))));
+            .register_service(create_events(Arc::new(Ears(Arc::clone(&heard), Arc::clone(&deaf)))));
         server.start().await.unwrap();
 
         let socket = dir.path().join("shim.sock");
@@ -118,7 +123,7 @@ impl Bed {
         let client = Client::connect(&format!("unix://{}", socket.display())).await.unwrap();
         let task = TaskClient::new(client.clone());
         let name = format!("mini-test-{}-{name}", std::process::id());
-        Some(Self { dir, socket, task, client, shim, pidfd, heard, _server: server, name })
+        Some(Self { dir, socket, task, client, shim, pidfd, heard, deaf, _server: server, name })
     }
 
     /// An id that no other test has.

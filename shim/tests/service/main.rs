@@ -2,6 +2,7 @@
 
 mod bed;
 mod look;
+mod terminal;
 
 use std::future::Future;
 use std::io::Write;
@@ -10,11 +11,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::ttrpc::{Code, context};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use bed::{Bed, code, is_mounted, limit, raw, reader, until, writer};
+
+/// Go's zero time: for containerd's clients something that has not happened.
+const YEAR_1: i64 = -62_135_596_800;
 
 fn on_loop(test: impl Future<Output = ()>) {
     let all = async { tokio::time::timeout(Duration::from_secs(100), test).await.expect("the test hangs") };
@@ -32,6 +37,7 @@ fn one_life() {
         let created = bed.state(&id, "").await.unwrap();
         assert_eq!(created.status.value(), 1);
         assert_eq!(created.stdout, bed.path(&format!("{id}.out")).display().to_string());
+        assert_eq!(created.exited_at.seconds, YEAR_1, "no end");
         let second = code(bed.task.create(limit(), &bed_again(&created)).await.unwrap_err());
         assert_eq!(second.0, Code::ALREADY_EXISTS);
 
@@ -43,6 +49,7 @@ fn one_life() {
         assert_eq!(heard, ["create a", "start a", "exit a 7"]);
         let stopped = bed.state(&id, "").await.unwrap();
         assert_eq!((stopped.status.value(), stopped.exit_status, stopped.pid), (3, 7, pid));
+        assert!(stopped.exited_at.seconds > 0, "{:?}", stopped.exited_at);
         assert_eq!(output.join().unwrap(), b"mini 1\n");
 
         let killed = code(bed.kill(&id, "", 15).await.unwrap_err());
@@ -58,6 +65,7 @@ fn one_life() {
 
         let deleted = bed.delete(&id, "").await.unwrap();
         assert_eq!((deleted.pid, deleted.exit_status), (pid, 7));
+        assert_eq!(deleted.exited_at, stopped.exited_at);
         assert!(!is_mounted(&rootfs));
         assert_eq!(code(bed.state(&id, "").await.unwrap_err()).0, Code::NOT_FOUND);
         assert_eq!(code(bed.delete(&id, "").await.unwrap_err()).0, Code::NOT_FOUND);
@@ -103,6 +111,9 @@ fn execs() {
         assert_eq!(code(bed.exec(&id, "e1", "true").await.err().unwrap()).0, Code::ALREADY_EXISTS);
         assert_eq!(code(bed.kill(&id, "e1", 9).await.unwrap_err()).0, Code::FAILED_PRECONDITION);
         assert_eq!(code(bed.start(&id, "e9").await.unwrap_err()).0, Code::NOT_FOUND);
+        let _output = bed.exec(&id, "never", "true").await.unwrap();
+        let deleted = bed.delete(&id, "never").await.unwrap();
+        assert_eq!((deleted.exit_status, deleted.exited_at.seconds), (0, YEAR_1));
         bed.start(&id, "e1").await.unwrap();
         assert_eq!(bed.wait(&id, "e1").await.unwrap(), 3);
         assert_eq!(output.join().unwrap(), b"in\n");
@@ -624,7 +635,8 @@ fn init_is_dead_before_its_output_is_read() {
         });
         let read = bed.path("read");
         let logger = format!("exec 5>&-; until test -e {}; do sleep 0.05; done; cat <&3", read.display());
-        request.stdout = format!("binary:///bin/sh?-c={}", logger.replace(' ', "%20").replace('&', "%26"));
+        request.stdout =
+            format!("binary:///bin/sh?-c={}", logger.replace(' ', "%20").replace('&', "%26").replace(';', "%3B"));
         bed.task.create(limit(), &request).await.unwrap();
         bed.start(&id, "").await.unwrap();
         bed.task.exec(limit(), &bed.exec_request(&id, "e", "exec sleep 100")).await.unwrap();
@@ -1003,6 +1015,47 @@ fn what_is_asked_of_an_exec_that_is_being_started_is_done_when_it_runs() {
         };
         let (started, killed) = tokio::join!(bed.start(&id, "last"), early);
         assert!(started.is_err() && killed.is_err());
+        assert_eq!(bed.ended().await, 0);
+    });
+}
+
+/// `runtimeoptions.v1.Options` with a config_path, field 2.
+fn options_in(path: &std::path::Path) -> Any {
+    let path = path.to_str().unwrap();
+    let value = [&[0x12, u8::try_from(path.len()).unwrap()], path.as_bytes()].concat();
+    Any { type_url: "runtimeoptions.v1.Options".into(), value, ..Any::default() }
+}
+
+#[test]
+fn options_in_a_file_hold_up_nobody() {
+    on_loop(async {
+        let Some(bed) = Bed::new("options").await else { return };
+        let id = bed.id("a");
+        let mut request = bed.request(&id, "exec sleep 1000", |_| {});
+        request.options = Some(options_in(&bed.bare_fifo("fifo"))).into();
+        let refused = tokio::time::timeout(Duration::from_secs(4), bed.task.create(limit(), &request)).await;
+        let (kind, text) = code(refused.expect("it waits for a writer").unwrap_err());
+        assert!(kind == Code::INVALID_ARGUMENT && text.contains("not a regular file"), "{text}");
+        std::fs::write(bed.path("toml"), "NoNewKeyring = true\n").unwrap();
+        request.options = Some(options_in(&bed.path("toml"))).into();
+        bed.task.create(limit(), &request).await.unwrap();
+        bed.delete(&id, "").await.unwrap();
+    });
+}
+
+#[test]
+fn a_shim_that_ends_takes_no_more_containers() {
+    on_loop(async {
+        let Some(bed) = Bed::new("leaving").await else { return };
+        // Its end waits for its last events to be heard.
+        let deaf = bed.deaf.lock().await;
+        let _output = bed.create(&bed.id("a"), "true").await;
+        bed.delete(&bed.id("a"), "").await.unwrap();
+        bed.shutdown().await;
+        let late = bed.request(&bed.id("b"), "exec sleep 1000", |_| {});
+        let refused = code(bed.task.create(limit(), &late).await.unwrap_err());
+        assert_eq!(refused, (Code::UNAVAILABLE, "the shim is shutting down: unavailable".into()));
+        drop(deaf);
         assert_eq!(bed.ended().await, 0);
     });
 }
