@@ -284,7 +284,7 @@ fn delete_during_a_create_that_cannot_be_ended_is_answered_and_undoes_it_later()
         let request = bed.request(&id, "exit 0", |spec| {
             let hook = |words: &str| json!([{ "path": "/bin/sh", "args": ["sh", "-c", words] }]);
             // What gives back what others have given has to come to its end.
-            spec["hooks"] = json!({ "createRuntime": hook("sleep 1000"), "poststop": hook(&wait) });
+            spec["hooks"] = json!({ "createRuntime": hook("exec sleep 1000"), "poststop": hook(&wait) });
         });
         let _ = bed.task.create(context::with_duration(Duration::from_millis(100)), &request).await;
         for _ in 0..2 {
